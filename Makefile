@@ -1,0 +1,44 @@
+# Each target does all of its own set-up in .venv. Elsewhere than here: PYTHON=python3.12 make test.
+#
+# The plain torch wheel for Linux brings CUDA along. For the small CPU build:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test lint format clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+# requirements.txt only limits the versions here: the demo does without what training and tests need.
+$(VENV)/.demo: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint requirements.txt torch transformers
+	touch $@
+
+$(VENV)/.dev: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+demo: $(VENV)/.demo ## encode sentences and show where each leaves: make demo TEXTS="one|two" or FILE=texts.txt
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/demo.py $(if $(TEXTS),--texts "$$TEXTS") $(if $(FILE),--file "$$FILE")
+
+lint: $(VENV)/.dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint ## lint, then the fast tests
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
