@@ -1,0 +1,99 @@
+"""Configuration of LEAP: a BERT encoder whose rows may leave the network once their embedding has converged.
+
+This file travels with the weights: the Hub's loader copies it beside `modeling_leap.py` and imports it from
+there, so it imports nothing of this project.
+"""
+
+import math
+from numbers import Integral, Real
+from typing import Any, Literal
+
+from transformers import BertConfig
+
+
+class LeapConfig(BertConfig):
+    """`BertConfig` and the three numbers of the exit rule (arXiv 2605.01058, "Inference").
+
+    With p_l the mask-weighted mean of layer l's output, a text leaves at the first l >= `min_exit_layer` with
+    cos(p_l, p_(l - `exit_patience`)) >= `exit_threshold`, and at the last layer otherwise. Layers are counted
+    from 1. `model_type` stays "bert" on purpose: without `trust_remote_code` the same weights load as a plain
+    full-depth `BertModel`.
+
+    Args:
+        exit_threshold: theta, a cosine in (-1, 1]. None: no early exits, full depth.
+        min_exit_layer: l_min, the first layer a text may leave at, in [exit_patience + 1, num_hidden_layers].
+            None: half of the layers (the paper's 6 of 12), moved into that range where it lies outside.
+        exit_patience: k, the distance in layers of the embeddings compared, in [1, num_hidden_layers - 1].
+        **kwargs: everything `BertConfig` takes.
+
+    A model of one layer has nothing to compare: there `exit_patience` and `min_exit_layer` can only be 1, and
+    every text leaves at that layer whatever the threshold.
+
+    Raises:
+        ValueError: a value out of its range; the message names the field, the value and the range.
+    """
+
+    # Annotated here too because configs are dataclasses from transformers 5 on: only fields count in `==`.
+    exit_threshold: float | None = None
+    min_exit_layer: int | None = None
+    exit_patience: int = 1
+
+    def __init__(
+        self,
+        exit_threshold: float | None = None,
+        min_exit_layer: int | None = None,
+        exit_patience: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.exit_threshold = exit_threshold
+        self.min_exit_layer = min_exit_layer
+        self.exit_patience = exit_patience
+        self.resolve_exit_rule()
+
+    def resolve_exit_rule(
+        self,
+        exit_threshold: float | Literal["config"] | None = "config",
+        min_exit_layer: int | None = None,
+    ) -> tuple[float | None, int, int]:
+        """The exit rule in force, checked: (theta or None for full depth, l_min, k).
+
+        Fields may be assigned after construction, so `LeapModel` asks again in every forward.
+
+        Args:
+            exit_threshold: in the place of the config's; "config" keeps it, None means full depth.
+            min_exit_layer: in the place of the config's; None keeps it.
+
+        Raises:
+            ValueError: a value out of its range, of the config or of the arguments.
+        """
+        layers = self.num_hidden_layers
+        patience = check_int("exit_patience", self.exit_patience, 1, max(1, layers - 1))
+
+        theta = self.exit_threshold if _is_config(exit_threshold) else exit_threshold
+        if theta is not None:
+            is_number = isinstance(theta, Real) and not isinstance(theta, bool)
+            if not (is_number and math.isfinite(theta) and -1 < theta <= 1):
+                raise ValueError(
+                    f"exit_threshold must be a number in (-1, 1], or None for full depth; got {theta!r}"
+                )
+
+        lowest = min(patience + 1, layers)
+        first = self.min_exit_layer if min_exit_layer is None else min_exit_layer
+        if first is None:
+            first = max(layers // 2, lowest)
+        return theta, check_int("min_exit_layer", first, lowest, layers), patience
+
+
+def _is_config(value: object) -> bool:
+    return isinstance(value, str) and value == "config"
+
+
+def check_int(name: str, value: object, low: int, high: int) -> int:
+    """`value` if it is an integer in [low, high]; a ValueError that names it otherwise."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name} must be an integer in [{low}, {high}], got {value!r}")
+    return int(value)
+
+
+LeapConfig.register_for_auto_class()

@@ -1,0 +1,312 @@
+"""LEAP model: a BERT encoder in which every text leaves at the layer where its embedding has converged.
+
+Method: "LEAP: Layer-wise Exit-Aware Pretraining for Efficient Transformer Inference", arXiv 2605.01058. The
+paper lets a batch leave together; here rows leave one by one and the batch shrinks, so that a text's result
+does not depend on what it was batched with. This file travels with the weights (see `configuration_leap.py`).
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+from transformers.utils import ModelOutput
+
+try:
+    # Relative for the Hub's loader, which copies the files it finds named in this form and no others.
+    from .configuration_leap import LeapConfig, check_int
+except ImportError:
+    if __package__:
+        raise
+    from configuration_leap import LeapConfig, check_int  # inside the project: the repo root is on sys.path
+
+try:
+    from transformers.masking_utils import create_bidirectional_mask
+except ImportError:  # transformers 4
+    create_bidirectional_mask = None
+
+
+@dataclass
+class LeapModelOutput(ModelOutput):
+    """What `LeapModel` returns. B texts of T tokens, H hidden units, D = `max_layers` or all layers.
+
+    Attributes:
+        last_hidden_state: (B, T, H), in the caller's row order, each row as its exit layer left it.
+        sentence_embedding: (B, H), the mask-weighted mean of `last_hidden_state`, not normalised; float32 in
+            a model of any dtype, as the mean is accumulated so. A text without tokens has a zero vector.
+        exit_layer: (B,) int64, the layer each row left at, counted from 1.
+        layer_embeddings: (B, D, H) float32, with `output_layer_embeddings`: that mean after each layer 1..D.
+        hidden_states: D + 1 tensors (B, T, H), with `output_hidden_states`: the embedding layer's output and
+            each layer's; from a row's exit on they repeat its last state.
+        attentions: D tensors (B, heads, T, T), with `output_attentions`.
+    """
+
+    last_hidden_state: Tensor | None = None
+    sentence_embedding: Tensor | None = None
+    exit_layer: Tensor | None = None
+    layer_embeddings: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class LeapModel(BertModel):
+    """`BertModel` without BERT's pooler, with the exit rule of `LeapConfig` in its layer loop.
+
+    It has no parameters that BertModel has not, and loads any BertModel checkpoint. At full depth (no
+    `exit_threshold`) its `last_hidden_state` is that of BertModel with the same weights.
+    """
+
+    config_class = LeapConfig
+    # Checkpoints of BertModel hold a pooler, old ones the position_ids too; neither is wanted nor missed.
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"pooler\.", r"position_ids"]
+
+    def __init__(self, config: BertConfig, add_pooling_layer: bool = False) -> None:
+        """A model of random weights.
+
+        Args:
+            config: a `LeapConfig`; a plain `BertConfig` gives a model of full depth.
+            add_pooling_layer: as in BertModel, where it adds the tanh layer over the first token. Only False.
+
+        Raises:
+            ValueError: a pooling layer or a decoder is asked for, or the exit rule is out of its range.
+        """
+        if add_pooling_layer:
+            raise ValueError(
+                "add_pooling_layer must be False: LeapModel averages tokens, it has no BERT pooler"
+            )
+        if config.is_decoder:
+            raise ValueError("is_decoder must be False: LeapModel is an encoder")
+        if not isinstance(config, LeapConfig):
+            attn_implementation = config._attn_implementation  # private, so not in to_dict()
+            config = LeapConfig(**config.to_dict())
+            config._attn_implementation = attn_implementation
+        config.resolve_exit_rule()  # fields may have been assigned since: complain before weights are loaded
+        super().__init__(config, add_pooling_layer=False)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        *,
+        exit_threshold: float | Literal["config"] | None = "config",
+        min_exit_layer: int | None = None,
+        max_layers: int | None = None,
+        output_layer_embeddings: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> LeapModelOutput | tuple[Tensor | tuple[Tensor, ...], ...]:
+        """Encode a batch; each row leaves at the first layer l >= l_min with cos(p_l, p_(l-k)) >= theta.
+
+        In `train()` mode nothing leaves early. In `eval()` mode gradients flow through rows that left, too.
+
+        Args:
+            input_ids: (B, T) int64 token ids.
+            attention_mask: (B, T), 1 for a token and 0 for padding; None: no padding.
+            token_type_ids: (B, T) int64, as in BERT.
+            position_ids: (B, T) or (1, T) int64, as in BERT.
+            inputs_embeds: (B, T, H) word embeddings, in the place of `input_ids`.
+            exit_threshold: theta for this call; None for full depth, "config" (the default) for the config's.
+            min_exit_layer: l_min for this call; None for the config's.
+            max_layers: rows still there leave after this layer, in [1, num_hidden_layers]; a static depth.
+                With `min_exit_layer` beyond it nothing leaves early.
+            output_layer_embeddings: return the pooled embedding of every layer, for training and diagnosis.
+                All rows then go on to `max_layers`, whatever the threshold.
+            output_hidden_states: return every layer's output; None: as the config says.
+            output_attentions: return attention weights; None: as the config says. Needs the eager attention,
+                and no early exits.
+            return_dict: False for a tuple of the fields that are there; None: as the config says.
+
+        Raises:
+            ValueError: an argument out of its range or of the wrong shape, before anything is computed.
+        """
+        config = self.config
+        theta, min_exit, patience = config.resolve_exit_rule(exit_threshold, min_exit_layer)
+        depth = config.num_hidden_layers
+        if max_layers is not None:
+            depth = check_int("max_layers", max_layers, 1, depth)
+        if self.training or output_layer_embeddings or min_exit >= depth:  # at `depth` all leave anyway
+            theta = None
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = config.output_attentions
+        if output_attentions and (theta is not None or config._attn_implementation != "eager"):
+            raise ValueError(
+                'output_attentions needs exit_threshold=None and a model of attn_implementation="eager"'
+            )
+        self._check_inputs(input_ids, inputs_embeds, attention_mask)
+
+        hidden = self.embeddings(
+            input_ids=input_ids,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+        )
+        batch = _Batch(
+            hidden,
+            mask=self._layer_mask(hidden, attention_mask),
+            weights=_pooling_weights(hidden, attention_mask),
+            patience=patience,
+        )
+        first_pooled = 1 if output_layer_embeddings else depth if theta is None else min_exit - patience
+        states = [hidden] if output_hidden_states else []
+        embeddings: list[Tensor] = []
+        with _attention_weights(self.encoder.layer if output_attentions else ()) as attentions:
+            for number, layer in enumerate(self.encoder.layer[:depth], start=1):
+                batch.run(layer)
+                if output_hidden_states:
+                    states.append(batch.spread(states[-1]))
+                if number >= first_pooled:
+                    pooled = batch.pool()
+                    if output_layer_embeddings:
+                        embeddings.append(pooled)
+                    if theta is not None and min_exit <= number < depth and batch.let_leave(theta, number):
+                        break
+        if output_hidden_states:
+            states += states[-1:] * (depth + 1 - len(states))
+
+        last_hidden_state, sentence_embedding, exit_layer = batch.gather(number)
+        result = LeapModelOutput(
+            last_hidden_state=last_hidden_state,
+            sentence_embedding=sentence_embedding,
+            exit_layer=exit_layer,
+            layer_embeddings=torch.stack(embeddings, dim=1) if output_layer_embeddings else None,
+            hidden_states=tuple(states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
+        return result if (config.return_dict if return_dict is None else return_dict) else result.to_tuple()
+
+    def _check_inputs(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, attention_mask: Tensor | None
+    ) -> None:
+        """Raise a ValueError for shapes that cannot be encoded. Ids are not read: that would stall a GPU."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass either input_ids or inputs_embeds, exactly one of them")
+        name, tokens, dims = "input_ids", input_ids, 2
+        if inputs_embeds is not None:
+            name, tokens, dims = "inputs_embeds", inputs_embeds, 3
+        if tokens.dim() != dims:
+            raise ValueError(f"{name} must have {dims} dimensions, got shape {tuple(tokens.shape)}")
+        longest = self.config.max_position_embeddings
+        if tokens.shape[1] > longest:
+            raise ValueError(
+                f"{name} is {tokens.shape[1]} tokens long; truncate to {longest} (max_position_embeddings)"
+            )
+        if attention_mask is not None and attention_mask.shape != tokens.shape[:2]:
+            raise ValueError(
+                f"attention_mask must have shape {tuple(tokens.shape[:2])}, got {tuple(attention_mask.shape)}"
+            )
+
+    def _layer_mask(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+        """Make the mask in the layers' form, rows in its first axis; None when nothing is masked."""
+        if create_bidirectional_mask is not None:
+            # By position: its second parameter was called input_embeds in 5.0 and is inputs_embeds since 5.2.
+            return create_bidirectional_mask(self.config, hidden, attention_mask)
+        if attention_mask is None:
+            return None
+        return self.get_extended_attention_mask(attention_mask, attention_mask.shape)
+
+
+class _Batch:
+    """The rows on their way through the layers: b of the caller's B, all of them until the first leave."""
+
+    def __init__(self, hidden: Tensor, mask: Tensor | None, weights: Tensor, patience: int) -> None:
+        self.hidden = hidden  # (b, T, H)
+        self.mask = mask  # as the layers want it, first axis b; None: nothing is masked
+        self.weights = weights  # (b, T, 1), see _pooling_weights
+        self.pooled: deque[Tensor] = deque(maxlen=patience + 1)  # p_(l-k) .. p_l, each (b, H)
+        self.rows: Tensor | None = None  # (b,) the caller's index of each row; None: all are here, in order
+        self.left: list[
+            tuple[Tensor, Tensor, Tensor, Tensor]
+        ] = []  # rows, hidden, p and exit layer, of the others
+
+    def run(self, layer: nn.Module) -> None:
+        """Send the rows through a layer."""
+        output = layer(self.hidden, self.mask)
+        self.hidden = output[0] if isinstance(output, tuple) else output  # a tuple in transformers 4
+
+    def pool(self) -> Tensor:
+        """Compute and remember p_l, (b, H) float32: the weighted mean over tokens of the last layer's output.
+
+        Not a matrix product: autocast and TF32 would take from it the precision that the exit rule relies on.
+        """
+        # Filled, as attention over padding alone may yield NaN (float16, eager), and 0 * NaN is no 0.
+        tokens = self.hidden.float().masked_fill(self.weights == 0, 0.0)
+        pooled = (tokens * self.weights).sum(dim=1)
+        self.pooled.append(pooled)
+        return pooled
+
+    def let_leave(self, theta: float, number: int) -> bool:
+        """Take out the rows that have converged at layer `number`, cos(p_l, p_(l-k)) >= theta.
+
+        Returns:
+            True if that is all of them; then nothing is copied, and they are where they were.
+        """
+        now, before = self.pooled[-1], self.pooled[0]
+        # A row without tokens has p = 0, so 0 / 0 = NaN here, which is >= no theta: it goes on to the end.
+        cosine = (now * before).sum(dim=-1) / (now.norm(dim=-1) * before.norm(dim=-1))
+        leaving = cosine >= theta
+        count = int(leaving.sum())  # the only wait for the device
+        if 0 < count < len(leaving):
+            # One sort in the place of two nonzero(), each of which would wait for the device again.
+            order = leaving.byte().argsort(stable=True)
+            stay, leave = order[:-count], order[-count:]
+            rows = torch.arange(len(leaving), device=leave.device) if self.rows is None else self.rows
+            self.left.append((rows[leave], self.hidden[leave], now[leave], torch.full_like(leave, number)))
+            self.rows, self.hidden, self.weights = rows[stay], self.hidden[stay], self.weights[stay]
+            self.mask = None if self.mask is None else self.mask[stay]
+            self.pooled = deque((p[stay] for p in self.pooled), maxlen=self.pooled.maxlen)
+        return count == len(leaving)
+
+    def spread(self, previous: Tensor) -> Tensor:
+        """Give `previous` (B, T, H), the state of all rows, with the rows still here brought up to date."""
+        return self.hidden if self.rows is None else previous.index_copy(0, self.rows, self.hidden)
+
+    def gather(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Give hidden state, p and exit layer of all rows, in the caller's order."""
+        # The rows still here leave at layer `number`.
+        exit_layer = torch.full(self.hidden.shape[:1], number, device=self.hidden.device)
+        if self.rows is None:
+            return self.hidden, self.pooled[-1], exit_layer
+        parts = zip(*self.left, (self.rows, self.hidden, self.pooled[-1], exit_layer), strict=True)
+        rows, *results = (torch.cat(part) for part in parts)
+        back = rows.argsort()
+        hidden, pooled, exit_layer = (result[back] for result in results)
+        return hidden, pooled, exit_layer
+
+
+def _pooling_weights(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """(B, T, 1) float32 weights of the mean over tokens; they sum to 1, or to 0 where nothing is unmasked."""
+    if attention_mask is None:
+        return hidden.new_full((*hidden.shape[:2], 1), 1 / hidden.shape[1], dtype=torch.float32)
+    weights = attention_mask.float()
+    return (weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-9)).unsqueeze(-1)
+
+
+@contextmanager
+def _attention_weights(layers: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collect the attention weights of these layers as they run.
+
+    transformers 5 returns none from a layer and transformers 4 only on request, so they are taken further in.
+    """
+    weights: list[Tensor] = []
+    hooks = [
+        layer.attention.self.register_forward_hook(lambda _module, _args, output: weights.append(output[1]))
+        for layer in layers
+    ]
+    try:
+        yield weights
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+LeapModel.register_for_auto_class("AutoModel")
