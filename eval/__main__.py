@@ -1,0 +1,53 @@
+"""`python -m eval NAME ...`: run one evaluation, print its summary and write its figures with `--output`."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from eval.arguments import OneLineParser
+from eval.errors import UsageError
+from eval.files import write_json
+
+COMMANDS = {
+    "sts": "sentence similarity at full depth, with exits and at every layer",
+    "retrieval": "nDCG and recall, with exits and over the teacher's index",
+    "pareto": "quality over depth for thresholds and static cuts; choose a threshold",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status: 0, or 2 for an argument its caller can mend.
+
+    Args:
+        argv: NAME and its arguments; None: those of the process.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    listing = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: python -m eval NAME [arguments]   (NAME --help lists them)\n\n{listing}")
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in COMMANDS:
+        print(
+            f"python -m eval: error: NAME must be one of {', '.join(COMMANDS)}, got {name!r}", file=sys.stderr
+        )
+        return 2
+
+    module = importlib.import_module(f"eval.{name}")  # here: an evaluation needs not what another one imports
+    parser = OneLineParser(prog=f"python -m eval {name}", description=module.__doc__.splitlines()[0])
+    module.add_arguments(parser)
+    args = parser.parse_args(rest)
+    try:
+        report = module.run(args)
+    except UsageError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    print(report.summary)
+    if args.output:
+        write_json(args.output, report.to_json(argv))
+        print(f"written to {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Files that are there in full or not at all, and checksums."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write that takes the name `path` only when the block ends without an error.
+
+    It is written beside `path` (a rename is atomic within one file system only) and reaches the disk before
+    the rename, so that neither a crash nor a second writer leaves a torn file. Missing folders are made.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # mkstemp makes files that only their owner reads: keep an existing file's mode, or take the usual one.
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` as indented JSON, atomically, keys in the order given.
+
+    Raises:
+        ValueError: `content` holds NaN or infinity, which are not JSON.
+        OSError: as `atomic_write`.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def checksum(rows: Iterable[object]) -> str:
+    """sha256, in hex, of the rows as JSON lines.
+
+    It is taken over what was read and not over the file, so that a local copy of a data set and the Hub's,
+    whose files differ, have the same checksum when their rows are the same.
+    """
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, ensure_ascii=False).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
