@@ -49,7 +49,9 @@ class LeapConfig(BertConfig):
         self.exit_threshold = exit_threshold
         self.min_exit_layer = min_exit_layer
         self.exit_patience = exit_patience
-        self.resolve_exit_rule()
+        # Plain numbers, whatever came in (numpy scalars of a calibration, say): the fields are saved as JSON.
+        self.exit_threshold, first, self.exit_patience = self.resolve_exit_rule()
+        self.min_exit_layer = None if min_exit_layer is None else first
 
     def resolve_exit_rule(
         self,
@@ -77,6 +79,7 @@ class LeapConfig(BertConfig):
                 raise ValueError(
                     f"exit_threshold must be a number in (-1, 1], or None for full depth; got {theta!r}"
                 )
+            theta = float(theta)
 
         lowest = min(patience + 1, layers)
         first = self.min_exit_layer if min_exit_layer is None else min_exit_layer

@@ -5,7 +5,6 @@ paper lets a batch leave together; here rows leave one by one and the batch shri
 does not depend on what it was batched with. This file travels with the weights (see `configuration_leap.py`).
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +60,9 @@ class LeapModel(BertModel):
     """
 
     config_class = LeapConfig
+    _supports_flex_attn = (
+        False  # its BlockMask cannot lose rows; masks of the other kinds are tensors or None
+    )
     # Checkpoints of BertModel hold a pooler, old ones the position_ids too; neither is wanted nor missed.
     _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"pooler\.", r"position_ids"]
 
@@ -222,7 +224,9 @@ class _Batch:
         self.hidden = hidden  # (b, T, H)
         self.mask = mask  # as the layers want it, first axis b; None: nothing is masked
         self.weights = weights  # (b, T, 1), see _pooling_weights
-        self.pooled: deque[Tensor] = deque(maxlen=patience + 1)  # p_(l-k) .. p_l, each (b, H)
+        self.patience = patience  # k
+        # A list, no deque: across the graph breaks of torch.compile a deque forgets its maxlen (torch 2.13).
+        self.pooled: list[Tensor] = []  # p_(l-k) .. p_l, each (b, H)
         self.rows: Tensor | None = None  # (b,) the caller's index of each row; None: all are here, in order
         self.left: list[
             tuple[Tensor, Tensor, Tensor, Tensor]
@@ -241,7 +245,7 @@ class _Batch:
         # Filled, as attention over padding alone may yield NaN (float16, eager), and 0 * NaN is no 0.
         tokens = self.hidden.float().masked_fill(self.weights == 0, 0.0)
         pooled = (tokens * self.weights).sum(dim=1)
-        self.pooled.append(pooled)
+        self.pooled = [*self.pooled[-self.patience :], pooled]
         return pooled
 
     def let_leave(self, theta: float, number: int) -> bool:
@@ -263,7 +267,7 @@ class _Batch:
             self.left.append((rows[leave], self.hidden[leave], now[leave], torch.full_like(leave, number)))
             self.rows, self.hidden, self.weights = rows[stay], self.hidden[stay], self.weights[stay]
             self.mask = None if self.mask is None else self.mask[stay]
-            self.pooled = deque((p[stay] for p in self.pooled), maxlen=self.pooled.maxlen)
+            self.pooled = [p[stay] for p in self.pooled]
         return count == len(leaving)
 
     def spread(self, previous: Tensor) -> Tensor:

@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configuration_leap import LeapConfig
+
+
+def test_defaults_are_full_depth_and_half_the_layers() -> None:
+    config = LeapConfig()
+    assert (config.exit_threshold, config.min_exit_layer, config.exit_patience) == (None, None, 1)
+    assert config.resolve_exit_rule() == (None, 6, 1)  # of 12 layers, as in the paper
+    assert config.model_type == "bert"
+
+
+@pytest.mark.parametrize(
+    ("layers", "patience", "expected"),
+    [(12, 1, 6), (6, 1, 3), (7, 1, 3), (3, 1, 2), (2, 1, 2), (1, 1, 1), (6, 3, 4), (6, 5, 6), (12, 8, 9)],
+)
+def test_min_exit_layer_defaults_to_half_within_its_range(layers: int, patience: int, expected: int) -> None:
+    assert LeapConfig(num_hidden_layers=layers, exit_patience=patience).resolve_exit_rule()[1] == expected
+
+
+@pytest.mark.parametrize("theta", [None, 1, 1.0, 0.95, 0, -0.999])
+def test_thresholds_that_make_sense(theta: float | None) -> None:
+    assert LeapConfig(exit_threshold=theta).resolve_exit_rule()[0] == theta
+
+
+@pytest.mark.parametrize(
+    "theta", [-1, 1.0001, 2, float("nan"), float("inf"), -float("inf"), True, "0.9", "config", [0.9], 1j]
+)
+def test_thresholds_that_do_not(theta: object) -> None:
+    with pytest.raises(ValueError, match=r"exit_threshold must be a number in \(-1, 1\].*got") as error:
+        LeapConfig(exit_threshold=theta)
+    assert repr(theta) in str(error.value)
+
+
+@pytest.mark.parametrize("value", [1, 0, -1, 7, 2.0, True, "3"])
+def test_min_exit_layer_out_of_range(value: object) -> None:
+    with pytest.raises(ValueError, match=r"min_exit_layer must be an integer in \[2, 6\], got ") as error:
+        LeapConfig(num_hidden_layers=6, min_exit_layer=value)
+    assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize("value", [0, -1, 6, 1.0, True, None, "1"])
+def test_exit_patience_out_of_range(value: object) -> None:
+    with pytest.raises(ValueError, match=r"exit_patience must be an integer in \[1, 5\], got "):
+        LeapConfig(num_hidden_layers=6, exit_patience=value)
+
+
+def test_min_exit_layer_must_leave_room_for_the_patience() -> None:
+    assert LeapConfig(num_hidden_layers=6, exit_patience=3, min_exit_layer=4).resolve_exit_rule() == (
+        None,
+        4,
+        3,
+    )
+    with pytest.raises(ValueError, match=r"min_exit_layer must be an integer in \[4, 6\], got 3"):
+        LeapConfig(num_hidden_layers=6, exit_patience=3, min_exit_layer=3)
+
+
+def test_one_layer() -> None:
+    assert LeapConfig(num_hidden_layers=1, exit_threshold=0.9, min_exit_layer=1).resolve_exit_rule() == (
+        0.9,
+        1,
+        1,
+    )
+    with pytest.raises(ValueError, match=r"min_exit_layer must be an integer in \[1, 1\], got 2"):
+        LeapConfig(num_hidden_layers=1, min_exit_layer=2)
+    with pytest.raises(ValueError, match=r"exit_patience must be an integer in \[1, 1\], got 2"):
+        LeapConfig(num_hidden_layers=1, exit_patience=2)
+
+
+def test_arguments_stand_in_for_fields() -> None:
+    config = LeapConfig(num_hidden_layers=6, exit_threshold=0.9, min_exit_layer=4)
+    assert config.resolve_exit_rule() == (0.9, 4, 1)
+    assert config.resolve_exit_rule("config", None) == (0.9, 4, 1)
+    assert config.resolve_exit_rule(None, 2) == (None, 2, 1)
+    assert config.resolve_exit_rule(0.5) == (0.5, 4, 1)
+    with pytest.raises(ValueError, match="exit_threshold"):
+        config.resolve_exit_rule(1.5)
+    with pytest.raises(ValueError, match="min_exit_layer"):
+        config.resolve_exit_rule(min_exit_layer=1)
+
+
+def test_assigned_fields_are_checked_when_used() -> None:
+    config = LeapConfig()
+    config.exit_threshold = 2
+    with pytest.raises(ValueError, match=r"exit_threshold .* got 2"):
+        config.resolve_exit_rule()
+
+
+def test_survives_dict_and_file(tmp_path: Path) -> None:
+    config = LeapConfig(
+        num_hidden_layers=4, hidden_size=32, exit_threshold=0.91, min_exit_layer=3, exit_patience=2
+    )
+    config.save_pretrained(tmp_path)
+    for copy in (LeapConfig.from_dict(config.to_dict()), LeapConfig.from_pretrained(tmp_path)):
+        assert copy.resolve_exit_rule() == (0.91, 3, 2)
+        assert (copy.num_hidden_layers, copy.hidden_size) == (4, 32)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["model_type"] == "bert"
+    assert saved["auto_map"]["AutoConfig"] == "configuration_leap.LeapConfig"
+    assert (saved["exit_threshold"], saved["min_exit_layer"], saved["exit_patience"]) == (0.91, 3, 2)
+    assert (tmp_path / "configuration_leap.py").is_file()
+
+
+def test_numpy_scalars_can_be_saved(tmp_path: Path) -> None:
+    LeapConfig(exit_threshold=np.float32(0.5), min_exit_layer=np.int64(3)).save_pretrained(tmp_path)
+    assert LeapConfig.from_pretrained(tmp_path).resolve_exit_rule() == (0.5, 3, 1)
+
+
+def test_full_depth_survives_a_file(tmp_path: Path) -> None:
+    LeapConfig().save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["exit_threshold"] is None
+    assert LeapConfig.from_pretrained(tmp_path).resolve_exit_rule() == (None, 6, 1)
+    assert LeapConfig.from_pretrained(tmp_path, exit_threshold=0.9).exit_threshold == 0.9
+
+
+def test_a_file_with_nonsense_does_not_load(tmp_path: Path) -> None:
+    LeapConfig().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"exit_threshold": 95}))
+    with pytest.raises(ValueError, match=r"exit_threshold must be a number in \(-1, 1\].*got 95"):
+        LeapConfig.from_pretrained(tmp_path)
+
+
+def test_equality_sees_the_exit_rule() -> None:
+    assert LeapConfig(exit_threshold=0.9) == LeapConfig(exit_threshold=0.9)
+    assert LeapConfig(exit_threshold=0.9) != LeapConfig(exit_threshold=0.8)
