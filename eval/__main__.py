@@ -4,6 +4,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from transformers.utils import logging as transformers_logging
+
 from eval.arguments import OneLineParser
 from eval.errors import UsageError
 from eval.files import write_json
@@ -37,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(prog=f"python -m eval {name}", description=module.__doc__.splitlines()[0])
     module.add_arguments(parser)
     args = parser.parse_args(rest)
+    transformers_logging.disable_progress_bar()  # of loading the weights, which is over before it is read
     try:
         report = module.run(args)
     except UsageError as error:

@@ -67,7 +67,10 @@ class Encoder:
         config = self.model.config
         facts = (config.num_attention_heads, config.hidden_act, config.layer_norm_eps, self.max_length)
         digest = hashlib.sha256(repr(facts).encode())
-        digest.update(self.tokenizer.backend_tokenizer.to_str().encode())
+        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        for setting in ("truncation", "padding"):  # of the last call, not of the tokenizer
+            tokenizer.pop(setting, None)
+        digest.update(json.dumps(tokenizer, sort_keys=True).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy())
