@@ -1,0 +1,271 @@
+"""Texts to batches: read with `datasets`, tokenised once into a memory-mapped cache, batched by length."""
+
+import glob
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, IterableDataset, load_dataset
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from distill.files import write_folder
+
+READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "text", ".parquet": "parquet"}
+CHUNK = 10_000  # texts tokenised at a time
+BUCKET = 50  # global batches among which texts are sorted by length: less padding, order still random
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Where training texts come from.
+
+    Attributes:
+        name: a Hub data set id, or a local file, folder or glob of json, jsonl, csv, txt, parquet (also .gz).
+        split: the split of a Hub data set, `train` or with a subset before it as in `pair/train`.
+        text_columns: columns whose strings are training texts, each a text of its own.
+        exclude: values of the column `source` to leave out (a licence, a test set).
+        limit: read the first texts only, this many; None for all. It makes a stream end.
+    """
+
+    name: str
+    split: str = "train"
+    text_columns: tuple[str, ...] = ("text",)
+    exclude: tuple[str, ...] = ()
+    limit: int | None = None
+
+    def files(self) -> list[str]:
+        """The local files meant; empty when `name` is a Hub id.
+
+        Raises:
+            ValueError: a local path or glob that holds no readable file.
+        """
+        path = Path(self.name).expanduser()
+        found = (
+            sorted(str(file) for file in path.glob("*")) if path.is_dir() else sorted(glob.glob(str(path)))
+        )
+        files = [file for file in found if _reader(file)]
+        looks_local = (
+            path.exists() or any(c in self.name for c in "*?[") or self.name.startswith((".", "/", "~"))
+        )
+        if looks_local and not files:
+            raise ValueError(
+                f"data: {self.name!r} holds no {', '.join(READERS)} file (.gz may follow); "
+                "name a file, a folder, a glob or a Hub data set id"
+            )
+        return files
+
+    def open(self, streaming: bool) -> Dataset | IterableDataset:
+        """The data set; `streaming` reads rows as they come, without a copy of all on the disk."""
+        files = self.files()
+        if files:
+            return load_dataset(_reader(files[0]), data_files=files, split="train", streaming=streaming)
+        subset, _, split = self.split.rpartition("/")
+        return load_dataset(self.name, subset or None, split=split, streaming=streaming)
+
+    def fingerprint(self) -> list[object]:
+        """What must stay the same for a cache of these texts to hold."""
+        files = [[file, os.path.getsize(file), os.path.getmtime(file)] for file in self.files()]
+        return [self.name, self.split, *self.text_columns, *sorted(self.exclude), self.limit, files]
+
+
+def _reader(file: str) -> str | None:
+    return READERS.get(Path(file.removesuffix(".gz")).suffix)
+
+
+def iterate_texts(source: TextSource, streaming: bool) -> Iterator[list[str]]:
+    """Texts of the source in lists of about `CHUNK`, blank ones left out.
+
+    Raises:
+        ValueError: the data has no column of a name asked for.
+    """
+    left = source.limit
+    for chunk in source.open(streaming).iter(batch_size=CHUNK):
+        missing = [column for column in source.text_columns if column not in chunk]
+        if missing:
+            raise ValueError(f"text_columns: no column {missing[0]!r}; the data has {', '.join(chunk)}")
+        origins = chunk.get("source") if source.exclude else None
+        texts = [
+            text
+            for column in source.text_columns
+            for row, text in enumerate(chunk[column])
+            if isinstance(text, str) and text.strip() and not (origins and origins[row] in source.exclude)
+        ][:left]
+        yield texts
+        if left is not None:
+            left -= len(texts)
+            if left <= 0:
+                return
+
+
+class TokenCache:
+    """Token ids of all texts in one flat memory-mapped array: start-up and memory do not grow with them.
+
+    Args:
+        folder: as `build` has written it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
+        self.offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+        self.lengths = np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @classmethod
+    def build(
+        cls,
+        sources: Sequence[TextSource],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        cache_dir: Path,
+        streaming: bool = False,
+    ) -> "TokenCache":
+        """The cache of some sources, made where `cache_dir` has none yet (whole or not at all).
+
+        Args:
+            sources: the texts.
+            tokenizer: of the student and the teacher, who must share it.
+            max_length: tokens after which a text is cut, the special ones counted.
+            cache_dir: folder of all caches; this one's name is a digest of everything it depends on.
+            streaming: passed on to `datasets`.
+
+        Raises:
+            ValueError: the sources have no text.
+        """
+        vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+        key = json.dumps(
+            [
+                [source.fingerprint() for source in sources],
+                max_length,
+                hashlib.sha256(vocabulary.encode()).hexdigest(),
+            ]
+        )
+        folder = cache_dir / f"tokens-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        if folder.exists():
+            return cls(folder)
+        dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+        parts, lengths = [], []
+        with tqdm(desc="tokenise", unit=" texts", unit_scale=True, leave=False) as bar:
+            for texts in itertools.chain.from_iterable(
+                iterate_texts(source, streaming) for source in sources
+            ):
+                if not texts:
+                    continue
+                encoded = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+                lengths.extend(len(ids) for ids in encoded)
+                parts.append(np.concatenate([np.asarray(ids, dtype=dtype) for ids in encoded]))
+                bar.update(len(texts))
+        if not parts:
+            raise ValueError(f"data: no text in {', '.join(source.name for source in sources)}")
+        with write_folder(folder) as partial:
+            np.save(partial / "ids.npy", np.concatenate(parts))
+            np.save(partial / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
+        return cls(folder)
+
+    def batch(self, indices: np.ndarray, pad_id: int, multiple: int = 1) -> dict[str, torch.Tensor]:
+        """Padded `input_ids` and `attention_mask`, (B, T) int64; T a multiple of `multiple`."""
+        lengths = self.lengths[indices]
+        width = -(-int(lengths.max()) // multiple) * multiple
+        mask = np.arange(width) < lengths[:, None]
+        ids = np.full(mask.shape, pad_id, dtype=np.int64)
+        ids[mask] = np.concatenate([self.ids[self.offsets[i] : self.offsets[i + 1]] for i in indices])
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+
+
+def draw_texts(cache: TokenCache, max_texts: int | None, seed: int) -> np.ndarray:
+    """Indices of the texts to train on, ascending: all, or `max_texts` drawn without replacement."""
+    if max_texts is None or max_texts >= len(cache):
+        return np.arange(len(cache))
+    return np.sort(np.random.default_rng(seed).choice(len(cache), max_texts, replace=False))
+
+
+def length_grouped_batches(
+    lengths: np.ndarray, batch_size: int, seed: int, epoch: int, processes: int = 1, process: int = 0
+) -> list[np.ndarray]:
+    """The batches of one process in one epoch: texts of like length together, batches in random order.
+
+    The same arguments give the same batches, so a run is resumed by leaving out those it has done. Processes
+    draw theirs from one global batch, so that none waits for another's longer texts; what does not fill a
+    global batch waits for the next epoch's shuffle.
+
+    Args:
+        lengths: tokens of each text.
+        batch_size: texts of one process's batch.
+        seed: of the run.
+        epoch: from 0; each has a shuffle of its own.
+        processes: how many there are.
+        process: which one this is.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    together = batch_size * processes
+    order = rng.permutation(len(lengths))
+    order = order[: len(order) // together * together]
+    bucket = together * BUCKET
+    order = np.concatenate(
+        [
+            part[np.argsort(lengths[part], kind="stable")]
+            for part in (order[i : i + bucket] for i in range(0, len(order), bucket))
+        ]
+    )
+    batches = order.reshape(-1, processes, batch_size)
+    return list(batches[rng.permutation(len(batches)), process])
+
+
+class _Batches(torch.utils.data.Dataset):
+    """Whole batches as items: collating costs one vectorised call, in a worker where there are any."""
+
+    def __init__(
+        self,
+        cache: TokenCache,
+        texts: np.ndarray,
+        batches: list[np.ndarray],
+        pad_id: int,
+        multiple: int,
+        targets: np.ndarray | None,
+    ) -> None:
+        self.cache, self.texts, self.batches, self.targets = cache, texts, batches, targets
+        self.pad_id, self.multiple = pad_id, multiple
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        rows = self.batches[index]
+        batch = self.cache.batch(self.texts[rows], self.pad_id, self.multiple)
+        if self.targets is not None:
+            batch["teacher"] = torch.from_numpy(self.targets[rows].astype(np.float32))
+        return batch
+
+
+def batch_loader(
+    cache: TokenCache,
+    texts: np.ndarray,
+    batches: list[np.ndarray],
+    pad_id: int,
+    targets: np.ndarray | None = None,
+    workers: int = 0,
+    cuda: bool = False,
+) -> DataLoader:
+    """Batches in the order given: `input_ids`, `attention_mask`; from `targets`, `teacher` (B, H) float32.
+
+    Args:
+        cache: where the texts are.
+        texts: (N,) indices into the cache of the texts trained on.
+        batches: for each batch its rows among those N.
+        pad_id: the tokenizer's.
+        targets: (N, H) teacher embeddings, where they are stored.
+        workers: processes that prepare batches ahead; 0 for none.
+        cuda: pin the memory and pad to multiples of 8, which its matrix units like.
+    """
+    dataset = _Batches(cache, texts, batches, pad_id, 8 if cuda else 1, targets)
+    return DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, pin_memory=cuda)

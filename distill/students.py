@@ -1,0 +1,162 @@
+"""Make a student from a teacher: which layers it starts from decides more than the loss does.
+
+A start is written as one item a student layer: `6` copies layer 6 of the source (counted from 1), `6~` copies
+it near the identity: its output passes almost unchanged through it at first, so that a tail of such layers
+starts as good as the layers below and has only to refine them. `6~0.3` says how much of the layer's own
+update is let through (0.1 where nothing is said).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import BertModel
+
+from configuration_leap import LeapConfig
+from modeling_leap import LeapModel
+
+DEFAULT_UPDATE_SCALE = 0.1
+
+
+@dataclass(frozen=True)
+class LayerStart:
+    """Where one student layer starts from.
+
+    Attributes:
+        source: the layer of the source model, counted from 1.
+        update_scale: None for a plain copy; otherwise the layer starts near the identity and this factor in
+            (0, 1] scales the output projections of its attention and feed-forward halves.
+    """
+
+    source: int
+    update_scale: float | None = None
+
+
+def parse_layer_starts(spec: str) -> list[LayerStart]:
+    """Read a start such as `1,3,6,6~,6~0.3`.
+
+    Raises:
+        ValueError: an item is not of the form `N`, `N~` or `N~SCALE`, with N >= 1 and SCALE in (0, 1].
+    """
+    starts = []
+    for item in spec.split(","):
+        source, tilde, scale = item.strip().partition("~")
+        try:
+            start = LayerStart(
+                int(source), (float(scale) if scale else DEFAULT_UPDATE_SCALE) if tilde else None
+            )
+        except ValueError:
+            start = LayerStart(0)
+        if start.source < 1 or not (start.update_scale is None or 0 < start.update_scale <= 1):
+            raise ValueError(
+                f"student_layers: {item.strip()!r} is not a layer N, N~ or N~SCALE with SCALE in (0, 1]; "
+                "write for example 1,3,6,6~,6~0.3"
+            )
+        starts.append(start)
+    if starts[0].update_scale is not None:
+        raise ValueError(
+            "student_layers: the first layer cannot start near the identity (there is none below it); "
+            "drop the ~ of the first item"
+        )
+    return starts
+
+
+def check_layer_starts(starts: list[LayerStart], n_layers: int) -> None:
+    """Raise a ValueError when a start names a layer that a source of `n_layers` layers does not have."""
+    highest = max(start.source for start in starts)
+    if highest > n_layers:
+        raise ValueError(
+            f"student_layers: layer {highest} asked for, but the source model has only {n_layers}"
+        )
+
+
+def make_student(source: BertModel, starts: list[LayerStart] | None = None) -> LeapModel:
+    """A LeapModel whose embeddings and layers start from those of `source`.
+
+    Dropout is off in it: the target is a fixed function of the text, and noise only slows its imitation.
+
+    Args:
+        source: the teacher, or another BERT checkpoint.
+        starts: one item a student layer; None copies all layers of the source in their order.
+
+    Raises:
+        ValueError: a start names a layer that the source does not have.
+    """
+    starts = starts or [LayerStart(layer) for layer in range(1, source.config.num_hidden_layers + 1)]
+    check_layer_starts(starts, source.config.num_hidden_layers)
+    fields = source.config.to_dict()
+    for name in ("exit_threshold", "min_exit_layer", "exit_patience", "architectures", "auto_map"):
+        fields.pop(name, None)  # of the source's own depth or class
+    fields |= {
+        "num_hidden_layers": len(starts),
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    config = LeapConfig(**fields)
+    config._attn_implementation = source.config._attn_implementation
+    student = LeapModel(config)
+    student.embeddings.load_state_dict(source.embeddings.state_dict())
+    for index, start in enumerate(starts):
+        layer = student.encoder.layer[index]
+        layer.load_state_dict(source.encoder.layer[start.source - 1].state_dict())
+        if start.update_scale is not None:
+            _start_near_identity(layer, student.encoder.layer[index - 1].output.LayerNorm, start.update_scale)
+    return student
+
+
+@torch.no_grad()
+def _start_near_identity(layer: nn.Module, below: nn.LayerNorm, update_scale: float) -> None:
+    """Scale a BERT layer's updates down and set its LayerNorms so that they pass on what comes in.
+
+    BERT normalises after each residual sum. What comes in is g * n + b, of the LayerNorm below it, with n of
+    mean 0 and variance 1 over the hidden units; its own mean is about mean(b) and its variance about
+    mean(g^2) + var(b). Normalising takes these two away, so the layer's LayerNorms put them back.
+    """
+    scale = (below.weight.square().mean() + below.bias.var(correction=0)).sqrt()
+    for half in (layer.attention.output, layer.output):
+        half.dense.weight.mul_(update_scale)
+        half.dense.bias.mul_(update_scale)
+        half.LayerNorm.weight.fill_(scale)
+        half.LayerNorm.bias.fill_(below.bias.mean())
+
+
+class Distilled(nn.Module):
+    """A student and, where its width is not the teacher's, the linear map that training alone needs.
+
+    Args:
+        student: the model to train.
+        teacher_width: hidden size of the teacher.
+    """
+
+    def __init__(self, student: LeapModel, teacher_width: int) -> None:
+        super().__init__()
+        self.student = student
+        width = student.config.hidden_size
+        self.projection = None if width == teacher_width else nn.Linear(width, teacher_width, bias=False)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Pooled embeddings of all student layers, (B, L, teacher_width) float32, for (B, T) ids and mask."""
+        embeddings = self.student(
+            input_ids, attention_mask=attention_mask, output_layer_embeddings=True
+        ).layer_embeddings
+        return embeddings if self.projection is None else self.projection(embeddings).float()
+
+
+def freeze(student: LeapModel, layers: int = 0) -> None:
+    """Keep word embeddings as they are, and with `layers` also the rest below that many lowest layers.
+
+    Word embeddings are half of the parameters, and a short run meets few of them. A lower part that is frozen
+    needs no backward pass: the way to add a tail to a student that is trained already.
+
+    Raises:
+        ValueError: `layers` leaves nothing to train.
+    """
+    depth = student.config.num_hidden_layers
+    if not 0 <= layers < depth:
+        raise ValueError(
+            f"frozen_layers must be in [0, {depth - 1}] for a student of {depth} layers, got {layers}"
+        )
+    student.embeddings.word_embeddings.weight.requires_grad_(False)
+    if layers:
+        student.embeddings.requires_grad_(False)
+        student.encoder.layer[:layers].requires_grad_(False)

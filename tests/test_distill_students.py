@@ -1,0 +1,71 @@
+"""The student's start."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill.students import Distilled, LayerStart, freeze, make_student, parse_layer_starts
+from modeling_leap import LeapModel
+
+
+def test_parse() -> None:
+    expected = [LayerStart(1), LayerStart(3), LayerStart(6, 0.1), LayerStart(6, 0.3)]
+    assert parse_layer_starts("1, 3,6~,6~0.3") == expected
+
+
+@pytest.mark.parametrize("spec", ["", "0", "x", "1,,2", "1,2~2", "1,2~0", "1,2~~", "1~,2"])
+def test_parse_names_the_argument(spec: str) -> None:
+    with pytest.raises(ValueError, match="student_layers"):
+        parse_layer_starts(spec)
+
+
+def test_layers_come_from_where_they_are_asked(tiny_model: LeapModel) -> None:
+    student = make_student(tiny_model, parse_layer_starts("3,1"))
+    assert student.config.num_hidden_layers == 2
+    for mine, theirs in ((0, 2), (1, 0)):
+        pair = zip(
+            student.encoder.layer[mine].parameters(),
+            tiny_model.encoder.layer[theirs].parameters(),
+            strict=True,
+        )
+        assert all(torch.equal(a, b) for a, b in pair)
+    with pytest.raises(ValueError, match="only"):
+        make_student(tiny_model, [LayerStart(99)])
+
+
+@pytest.mark.real_weights
+def test_near_identity_passes_real_texts_almost_unchanged(teacher_path: Path) -> None:
+    torch.manual_seed(0)
+    teacher = LeapModel.from_pretrained(teacher_path).eval()
+    student = make_student(teacher, parse_layer_starts("1,3,6,6~,6~,6~")).eval()
+    ids = torch.randint(1000, 20000, (8, 16))
+    with torch.no_grad():
+        layers = student(ids, output_layer_embeddings=True).layer_embeddings
+    cosine = torch.cosine_similarity(layers[:, 2:5], layers[:, 3:], dim=-1)
+    assert cosine.min() > 0.97  # the plain copies of layer 6 above it give 0.9 and less
+
+
+def test_freeze(tiny_model: LeapModel) -> None:
+    student = make_student(tiny_model)
+    freeze(student)
+    frozen = [name for name, parameter in student.named_parameters() if not parameter.requires_grad]
+    assert frozen == ["embeddings.word_embeddings.weight"]
+    freeze(student, 2)
+    trained = {
+        name.split(".")[2] for name, parameter in student.named_parameters() if parameter.requires_grad
+    }
+    assert trained == {str(layer) for layer in range(2, student.config.num_hidden_layers)}
+    with pytest.raises(ValueError, match="frozen_layers"):
+        freeze(student, student.config.num_hidden_layers)
+
+
+def test_a_map_only_where_widths_differ(tiny_model: LeapModel) -> None:
+    width = tiny_model.config.hidden_size
+    ids = torch.ones(2, 5, dtype=torch.long)
+    assert Distilled(tiny_model, width).projection is None
+    assert Distilled(tiny_model, 2 * width)(ids, ids).shape == (
+        2,
+        tiny_model.config.num_hidden_layers,
+        2 * width,
+    )
