@@ -13,6 +13,7 @@ from eval.files import write_json
 COMMANDS = {
     "sts": "sentence similarity at full depth, with exits and at every layer",
     "retrieval": "nDCG and recall, with exits and over the teacher's index",
+    "throughput": "texts a second in training, beside a plain loop",
     "pareto": "quality over depth for thresholds and static cuts; choose a threshold",
 }
 

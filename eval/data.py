@@ -39,6 +39,19 @@ Qrels = dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True)
+class TextData:
+    """Texts without labels.
+
+    Attributes:
+        name: what was asked for.
+        sha256: checksum of what was used of it.
+    """
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class StsData:
     """N pairs of sentences with the similarity people gave them.
 

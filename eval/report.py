@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from eval.data import RetrievalData, StsData
+from eval.data import RetrievalData, StsData, TextData
 from eval.encode import Encoder
 
 PACKAGES = (
@@ -43,7 +43,7 @@ class Report:
     figures: dict[str, Any]
     summary: str
     models: dict[str, Encoder]
-    data: StsData | RetrievalData
+    data: StsData | RetrievalData | TextData
     seed: int | None = None
 
     def to_json(self, command: Sequence[str]) -> dict[str, Any]:
