@@ -88,7 +88,7 @@ def test_pareto_chooses_and_writes(toy: dict[str, str], capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("command", "complaint"),
     [
-        ("nothing", "NAME must be one of sts, retrieval, pareto, got 'nothing'"),
+        ("nothing", "NAME must be one of sts, "),
         ("sts --model nowhere --data {pairs}", "--model: 'nowhere' is neither a folder nor a Hub id"),
         ("sts --model {model} --data nowhere.csv", "--data: there is no file 'nowhere.csv': check the path"),
         ("sts --model {model} --data {pairs} --output {beir}", "--output: '{beir}' is a folder: give a file"),
