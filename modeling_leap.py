@@ -60,9 +60,8 @@ class LeapModel(BertModel):
     """
 
     config_class = LeapConfig
-    _supports_flex_attn = (
-        False  # its BlockMask cannot lose rows; masks of the other kinds are tensors or None
-    )
+    # The masks of all other kinds of attention are tensors or None; flex's BlockMask cannot lose rows.
+    _supports_flex_attn = False
     # Checkpoints of BertModel hold a pooler, old ones the position_ids too; neither is wanted nor missed.
     _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"pooler\.", r"position_ids"]
 
@@ -158,7 +157,7 @@ class LeapModel(BertModel):
             weights=_pooling_weights(hidden, attention_mask),
             patience=patience,
         )
-        first_pooled = 1 if output_layer_embeddings else depth if theta is None else min_exit - patience
+        first_pooled = depth if theta is None else min_exit - patience
         states = [hidden] if output_hidden_states else []
         embeddings: list[Tensor] = []
         with _attention_weights(self.encoder.layer if output_attentions else ()) as attentions:
@@ -166,7 +165,7 @@ class LeapModel(BertModel):
                 batch.run(layer)
                 if output_hidden_states:
                     states.append(batch.spread(states[-1]))
-                if number >= first_pooled:
+                if number >= first_pooled or output_layer_embeddings:
                     pooled = batch.pool()
                     if output_layer_embeddings:
                         embeddings.append(pooled)
@@ -197,6 +196,8 @@ class LeapModel(BertModel):
             name, tokens, dims = "inputs_embeds", inputs_embeds, 3
         if tokens.dim() != dims:
             raise ValueError(f"{name} must have {dims} dimensions, got shape {tuple(tokens.shape)}")
+        if tokens.numel() == 0:
+            raise ValueError(f"{name} is empty, of shape {tuple(tokens.shape)}")
         longest = self.config.max_position_embeddings
         if tokens.shape[1] > longest:
             raise ValueError(
@@ -228,9 +229,7 @@ class _Batch:
         # A list, no deque: across the graph breaks of torch.compile a deque forgets its maxlen (torch 2.13).
         self.pooled: list[Tensor] = []  # p_(l-k) .. p_l, each (b, H)
         self.rows: Tensor | None = None  # (b,) the caller's index of each row; None: all are here, in order
-        self.left: list[
-            tuple[Tensor, Tensor, Tensor, Tensor]
-        ] = []  # rows, hidden, p and exit layer, of the others
+        self.left: list[tuple[Tensor, ...]] = []  # of the others: rows, hidden, p and exit layer
 
     def run(self, layer: nn.Module) -> None:
         """Send the rows through a layer."""

@@ -176,7 +176,7 @@ def test_sentence_transformers_passes_the_threshold_on(
     make_tiny_model: MakeModel, teacher_path: Path, tmp_path: Path
 ) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    make_tiny_model(vocab_size=30522, max_position_embeddings=64).save_pretrained(tmp_path)
+    make_tiny_model(vocab_size=30522, exit_threshold=-0.9).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(teacher_path).save_pretrained(tmp_path)
     modules = json.loads((teacher_path / "modules.json").read_text())[:2]
     modules[0]["kwargs"] = ["exit_threshold", "min_exit_layer", "max_layers"]
@@ -193,14 +193,14 @@ def test_sentence_transformers_passes_the_threshold_on(
     ]
     leap = encoder[0].auto_model
     tokens = AutoTokenizer.from_pretrained(teacher_path)(texts, padding=True, return_tensors="pt")
-    for arguments in (
-        {},
-        {"exit_threshold": -0.9},
-        {"max_layers": 2},
-        {"exit_threshold": -0.9, "min_exit_layer": 5},
+    for arguments, depth in (
+        ({}, 3),
+        ({"exit_threshold": None}, 6),
+        ({"min_exit_layer": 4}, 4),
+        ({"exit_threshold": None, "max_layers": 2}, 2),
     ):
         with torch.no_grad():
-            expected = leap(**tokens, **arguments).sentence_embedding
+            expected = leap(**tokens, exit_threshold=None, max_layers=depth).sentence_embedding
         given = encoder.encode(texts, convert_to_tensor=True, **arguments)
         torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="exit_threshold must be"):

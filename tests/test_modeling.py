@@ -487,6 +487,8 @@ def test_one_layer_model(make_tiny_model: MakeModel, tiny_batch: Batch) -> None:
             {"input_ids": torch.ones(1, 41, dtype=torch.long), "attention_mask": None},
             r"input_ids is 41 tokens long; truncate to 40 \(max_position_embeddings\)",
         ),
+        ({"input_ids": torch.ones(0, 5, dtype=torch.long)}, r"input_ids is empty, of shape \(0, 5\)"),
+        ({"input_ids": torch.ones(2, 0, dtype=torch.long)}, r"input_ids is empty, of shape \(2, 0\)"),
         (
             {"attention_mask": torch.ones(16, 11)},
             r"attention_mask must have shape \(16, 12\), got \(16, 11\)",
