@@ -1,4 +1,4 @@
-# Each target does all of its own set-up in .venv. Elsewhere than here: PYTHON=python3.12 make test.
+# Each target does all of its own set-up in .venv. With another Python: make test PYTHON=python3.12
 #
 # The plain torch wheel for Linux brings CUDA along. For the small CPU build:
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint format clean
+.PHONY: help demo test lint format clean
 .DEFAULT_GOAL := help
 
 help: ## this list
