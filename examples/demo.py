@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     depth = model.config.num_hidden_layers
     print(f"{args.model}: {depth} layers, theta {theta}, exits from layer {first_layer}\n")
-    print("layer  cosine to    full     with")
-    print("  left  full depth   depth    exits  text")
+    print(" layer   cosine to      full      with")
+    print("  left  full depth     depth     exits  text")
     rows = []
     for text in texts:
         rows.append(measure(model, tokenizer, text, rule))
@@ -143,7 +143,7 @@ def line(row: Row, depth: int, width: int = 60) -> str:
     """A row as a line of the table."""
     text = row.text if len(row.text) <= width else row.text[: width - 3] + "..."
     return (
-        f"{row.layer:>3} of {depth}  {row.cosine:>8.4f}  {row.full_ms:>6.2f} ms{row.exit_ms:>6.2f} ms  "
+        f"{row.layer:>3} of {depth}  {row.cosine:>8.4f}  {row.full_ms:>7.2f} ms{row.exit_ms:>7.2f} ms  "
         f"{text} ({row.tokens} tokens)"
     )
 
