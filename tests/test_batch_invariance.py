@@ -110,7 +110,7 @@ def test_same_result_alone_and_in_any_company(model: LeapModel, token_ids: list[
         f"texts within {NEAR_THETA} of theta, {len(differing)} left elsewhere in company; "
         f"largest difference: embedding {worst_embedding:.1e}, state {worst_state:.1e}"
     )
-    assert sum(count > 0 for count in histogram) >= 3, "the test needs texts that leave at different layers"
+    assert sum(count > 0 for count in histogram) >= 2, "the test needs texts that leave at different layers"
     assert all(near[i] for i in differing)
     assert near.float().mean() <= 0.02
     assert worst_embedding <= TOLERANCE
