@@ -102,5 +102,4 @@ def _restore_optimizer(optimizer: Optimizer, tensors: dict[str, torch.Tensor]) -
 
 
 def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return hashlib.sha256(file.read_bytes()).hexdigest()  # hashlib.file_digest needs Python 3.11
