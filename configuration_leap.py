@@ -5,10 +5,14 @@ there, so it imports nothing of this project.
 """
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from transformers import BertConfig
+
+# theta of all layers, or one of each layer (None: nothing leaves there); None: full depth.
+ExitThreshold: TypeAlias = float | Sequence[float | None] | None
 
 
 class LeapConfig(BertConfig):
@@ -20,7 +24,9 @@ class LeapConfig(BertConfig):
     full-depth `BertModel`.
 
     Args:
-        exit_threshold: theta, a cosine in (-1, 1]. None: no early exits, full depth.
+        exit_threshold: theta, a cosine in (-1, 1]. Or a list of `num_hidden_layers` of them, theta of each
+            layer, with None where nothing leaves; those of layers before l_min and of the last are not read.
+            None: no early exits, full depth.
         min_exit_layer: l_min, the first layer a text may leave at, in [exit_patience + 1, num_hidden_layers].
             None: half of the layers (the paper's 6 of 12), moved into that range where it lies outside.
         exit_patience: k, the distance in layers of the embeddings compared, in [1, num_hidden_layers - 1].
@@ -34,13 +40,13 @@ class LeapConfig(BertConfig):
     """
 
     # Annotated here too because configs are dataclasses from transformers 5 on: only fields count in `==`.
-    exit_threshold: float | None = None
+    exit_threshold: float | list[float | None] | None = None
     min_exit_layer: int | None = None
     exit_patience: int = 1
 
     def __init__(
         self,
-        exit_threshold: float | None = None,
+        exit_threshold: ExitThreshold = None,
         min_exit_layer: int | None = None,
         exit_patience: int = 1,
         **kwargs: Any,
@@ -55,10 +61,10 @@ class LeapConfig(BertConfig):
 
     def resolve_exit_rule(
         self,
-        exit_threshold: float | Literal["config"] | None = "config",
+        exit_threshold: ExitThreshold | Literal["config"] = "config",
         min_exit_layer: int | None = None,
-    ) -> tuple[float | None, int, int]:
-        """The exit rule in force, checked: (theta or None for full depth, l_min, k).
+    ) -> tuple[float | list[float | None] | None, int, int]:
+        """The exit rule in force, checked: (theta, a list of one a layer or None for full depth, l_min, k).
 
         Fields may be assigned after construction, so `LeapModel` asks again in every forward.
 
@@ -73,23 +79,30 @@ class LeapConfig(BertConfig):
         patience = check_int("exit_patience", self.exit_patience, 1, max(1, layers - 1))
 
         theta = self.exit_threshold if _is_config(exit_threshold) else exit_threshold
-        if theta is not None:
-            is_number = isinstance(theta, Real) and not isinstance(theta, bool)
-            if not (is_number and math.isfinite(theta) and -1 < theta <= 1):
-                raise ValueError(
-                    f"exit_threshold must be a number in (-1, 1], or None for full depth; got {theta!r}"
-                )
-            theta = float(theta)
+        by_layer = isinstance(theta, list | tuple)
+        thetas = list(theta) if by_layer else [theta]
+        if (by_layer and len(thetas) != layers) or not all(t is None or _is_threshold(t) for t in thetas):
+            raise ValueError(
+                f"exit_threshold must be a number in (-1, 1], a list of {layers} of them, one a layer, with "
+                f"None where nothing leaves, or None for full depth; got {theta!r}"
+            )
+        thetas = [None if t is None else float(t) for t in thetas]
 
         lowest = min(patience + 1, layers)
         first = self.min_exit_layer if min_exit_layer is None else min_exit_layer
         if first is None:
             first = max(layers // 2, lowest)
-        return theta, check_int("min_exit_layer", first, lowest, layers), patience
+        first = check_int("min_exit_layer", first, lowest, layers)
+        return thetas if by_layer else thetas[0], first, patience
 
 
 def _is_config(value: object) -> bool:
     return isinstance(value, str) and value == "config"
+
+
+def _is_threshold(value: object) -> bool:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and -1 < value <= 1
 
 
 def check_int(name: str, value: object, low: int, high: int) -> int:

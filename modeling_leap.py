@@ -17,11 +17,12 @@ from transformers.utils import ModelOutput
 
 try:
     # Relative for the Hub's loader, which copies the files it finds named in this form and no others.
-    from .configuration_leap import LeapConfig, check_int
+    from .configuration_leap import ExitThreshold, LeapConfig, check_int
 except ImportError:
     if __package__:
         raise
-    from configuration_leap import LeapConfig, check_int  # inside the project: the repo root is on sys.path
+    # Inside the project: the root of the repository is on sys.path.
+    from configuration_leap import ExitThreshold, LeapConfig, check_int
 
 try:
     from transformers.masking_utils import create_bidirectional_mask
@@ -96,7 +97,7 @@ class LeapModel(BertModel):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         *,
-        exit_threshold: float | Literal["config"] | None = "config",
+        exit_threshold: ExitThreshold | Literal["config"] = "config",
         min_exit_layer: int | None = None,
         max_layers: int | None = None,
         output_layer_embeddings: bool = False,
@@ -114,7 +115,8 @@ class LeapModel(BertModel):
             token_type_ids: (B, T) int64, as in BERT.
             position_ids: (B, T) or (1, T) int64, as in BERT.
             inputs_embeds: (B, T, H) word embeddings, in the place of `input_ids`.
-            exit_threshold: theta for this call; None for full depth, "config" (the default) for the config's.
+            exit_threshold: theta for this call, a number or a list of one a layer, as in `LeapConfig`; None
+                for full depth, "config" (the default) for the config's.
             min_exit_layer: l_min for this call; None for the config's.
             max_layers: rows still there leave after this layer, in [1, num_hidden_layers]; a static depth.
                 With `min_exit_layer` beyond it nothing leaves early.
@@ -133,13 +135,16 @@ class LeapModel(BertModel):
         depth = config.num_hidden_layers
         if max_layers is not None:
             depth = check_int("max_layers", max_layers, 1, depth)
-        if self.training or output_layer_embeddings or min_exit >= depth:  # at `depth` all leave anyway
-            theta = None
+        # theta of every layer that lets rows leave; at `depth` all leave anyway.
+        exits: dict[int, float] = {}
+        if theta is not None and not (self.training or output_layer_embeddings):
+            thetas = theta if isinstance(theta, list) else [theta] * depth
+            exits = {n: thetas[n - 1] for n in range(min_exit, depth) if thetas[n - 1] is not None}
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
         if output_attentions is None:
             output_attentions = config.output_attentions
-        if output_attentions and (theta is not None or config._attn_implementation != "eager"):
+        if output_attentions and (exits or config._attn_implementation != "eager"):
             raise ValueError(
                 'output_attentions needs exit_threshold=None and a model of attn_implementation="eager"'
             )
@@ -157,7 +162,7 @@ class LeapModel(BertModel):
             weights=_pooling_weights(hidden, attention_mask),
             patience=patience,
         )
-        first_pooled = depth if theta is None else min_exit - patience
+        first_pooled = min(exits, default=depth + patience) - patience
         states = [hidden] if output_hidden_states else []
         embeddings: list[Tensor] = []
         with _attention_weights(self.encoder.layer if output_attentions else ()) as attentions:
@@ -169,7 +174,7 @@ class LeapModel(BertModel):
                     pooled = batch.pool()
                     if output_layer_embeddings:
                         embeddings.append(pooled)
-                    if theta is not None and min_exit <= number < depth and batch.let_leave(theta, number):
+                    if number in exits and batch.let_leave(exits[number], number):
                         break
         if output_hidden_states:
             states += states[-1:] * (depth + 1 - len(states))

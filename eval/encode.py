@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 
-from configuration_leap import LeapConfig
+from configuration_leap import ExitThreshold, LeapConfig
 from eval.errors import UsageError
 from eval.exits import FloatArray, IntArray
 from modeling_leap import LeapModel
@@ -47,9 +47,9 @@ class Encoder:
         return self.model.config.num_hidden_layers
 
     def exit_rule(
-        self, exit_threshold: float | Literal["config"] | None = "config", min_exit_layer: int | None = None
-    ) -> tuple[float | None, int, int]:
-        """The exit rule that a call with these arguments follows: (theta or None for full depth, l_min, k).
+        self, exit_threshold: ExitThreshold | Literal["config"] = "config", min_exit_layer: int | None = None
+    ) -> tuple[float | list[float | None] | None, int, int]:
+        """The rule a call with these arguments follows, as `LeapConfig.resolve_exit_rule`: (theta, l_min, k).
 
         Raises:
             UsageError: a value out of its range.

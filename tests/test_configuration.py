@@ -36,6 +36,51 @@ def test_thresholds_that_do_not(theta: object) -> None:
     assert repr(theta) in str(error.value)
 
 
+def test_thresholds_by_layer_are_plain_numbers_in_a_list() -> None:
+    given = (None, np.float32(0.5), 1, 0.9)
+    config = LeapConfig(num_hidden_layers=4, exit_threshold=given)
+    assert config.exit_threshold == [None, 0.5, 1.0, 0.9] == config.resolve_exit_rule()[0]
+    assert [type(theta) for theta in config.exit_threshold] == [type(None), float, float, float]
+    assert config.resolve_exit_rule([None] * 4) == ([None] * 4, 2, 1)
+    assert config == LeapConfig(num_hidden_layers=4, exit_threshold=list(given))
+    assert config != LeapConfig(num_hidden_layers=4, exit_threshold=[None, 0.5, 1, 0.8])
+
+
+@pytest.mark.parametrize(
+    "thetas", [[], [0.9], [0.9] * 3, [0.9] * 5, [0.9, 0.9, 0.9, 2], [None, -1, None, None]]
+)
+def test_thresholds_by_layer_that_make_no_sense(thetas: list[object]) -> None:
+    with pytest.raises(ValueError, match=r"exit_threshold must be .* a list of 4 of them, .*got \[") as error:
+        LeapConfig(num_hidden_layers=4, exit_threshold=thetas)
+    assert repr(thetas) in str(error.value)
+
+
+@pytest.mark.parametrize("item", [True, "0.9", float("nan"), [0.9], "config"])
+def test_items_that_are_no_threshold(item: object) -> None:
+    with pytest.raises(ValueError, match="exit_threshold must be"):
+        LeapConfig(num_hidden_layers=2, exit_threshold=[0.9, item])
+
+
+def test_thresholds_by_layer_survive_dict_and_file(tmp_path: Path) -> None:
+    thetas = [None, None, 0.91, None]
+    config = LeapConfig(num_hidden_layers=4, exit_threshold=thetas, min_exit_layer=2)
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["exit_threshold"] == thetas
+    for copy in (LeapConfig.from_dict(config.to_dict()), LeapConfig.from_pretrained(tmp_path)):
+        assert copy.resolve_exit_rule() == (thetas, 2, 1)
+        assert copy.exit_threshold == thetas
+    with pytest.raises(ValueError, match="a list of 3 of them"):
+        LeapConfig.from_pretrained(tmp_path, num_hidden_layers=3).resolve_exit_rule()
+
+
+def test_fields_of_others_survive_a_file(tmp_path: Path) -> None:
+    certificate = {"alpha": 0.05, "grid": [1.0, 0.5], "none": None}
+    LeapConfig(exit_certificate=certificate).save_pretrained(tmp_path)
+    again = LeapConfig.from_pretrained(tmp_path)
+    assert again.exit_certificate == certificate
+    assert again.to_dict()["exit_certificate"] == certificate
+
+
 @pytest.mark.parametrize("value", [1, 0, -1, 7, 2.0, True, "3"])
 def test_min_exit_layer_out_of_range(value: object) -> None:
     with pytest.raises(ValueError, match=r"min_exit_layer must be an integer in \[2, 6\], got ") as error:

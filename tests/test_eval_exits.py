@@ -14,7 +14,7 @@ from modeling_leap import LeapModel
 
 # Three texts, four layers, embeddings in the plane at these angles (degrees): s_l is the cosine between two.
 ANGLES = np.array([[0, 60, 90, 90], [0, 10, 70, 75], [0, 90, 0, 90]])
-THETAS = [0.4, 0.45, 0.5, 0.55]
+THETAS = [0.4, 0.45, 0.5, 0.55, [None, 0.5, 0.45, None, 0.4, None]]
 LAYERS = np.stack([np.cos(np.radians(ANGLES)), np.sin(np.radians(ANGLES))], axis=-1)
 
 
@@ -40,9 +40,15 @@ def test_successive_cosines_with_patience_two_skips_a_layer() -> None:
         (-0.5, 2, [2, 2, 2]),
         (-0.5, 4, [4, 4, 4]),
         (None, 2, [4, 4, 4]),
+        ([0, 0.9, 0.8, 0.99], 2, [3, 2, 4]),
+        ([0, None, 0.8, 0], 2, [3, 4, 4]),
+        ([0, 0.9, 0.8, 0], 3, [3, 4, 4]),
+        ([0, None, None, 0], 2, [4, 4, 4]),
     ],
 )
-def test_exit_layers_by_hand(theta: float | None, first_layer: int, wanted: list[int]) -> None:
+def test_exit_layers_by_hand(
+    theta: float | list[float | None] | None, first_layer: int, wanted: list[int]
+) -> None:
     assert exit_layers(successive_cosines(LAYERS), theta, first_layer).tolist() == wanted
 
 
@@ -63,7 +69,7 @@ def test_a_zero_vector_has_no_cosine_and_does_not_leave() -> None:
 def test_equals_the_exits_of_the_model(
     make_tiny_model: Callable[..., LeapModel],
     tiny_batch: dict[str, Tensor],
-    theta: float,
+    theta: float | list[float | None],
     first_layer: int,
     patience: int,
 ) -> None:
@@ -81,11 +87,12 @@ def test_the_thresholds_above_send_rows_out_at_several_layers(
 ) -> None:
     """Else the test above would compare full depth with full depth."""
     with torch.inference_mode():
-        layers = {
-            theta: tiny_model(**tiny_batch, exit_threshold=theta, min_exit_layer=3).exit_layer.tolist()
+        layers = [
+            tiny_model(**tiny_batch, exit_threshold=theta, min_exit_layer=3).exit_layer.tolist()
             for theta in THETAS
-        }
-    assert any(len(set(left)) > 1 for left in layers.values()), layers
+        ]
+    assert any(len(set(left)) > 1 for left in layers[:-1]), layers
+    assert len(set(layers[-1])) > 1  # of one threshold a layer
 
 
 @pytest.mark.real_weights

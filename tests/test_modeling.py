@@ -43,13 +43,17 @@ def similarities(layers: list[Tensor], patience: int) -> Tensor:
     )
 
 
-def exits_by_hand(layers: list[Tensor], theta: float, first: int, patience: int) -> Tensor:
+def exits_by_hand(
+    layers: list[Tensor], theta: float | list[float | None], first: int, patience: int
+) -> Tensor:
     """The exit layer of each row, from the pooled embeddings of all layers: the rule as the paper has it."""
+    thetas = theta if isinstance(theta, list) else [theta] * len(layers)
     exits = []
     for row in range(len(layers[0])):
         for number in range(first, len(layers) + 1):
             now, before = layers[number - 1][row], layers[number - 1 - patience][row]
-            if cosine_similarity(now, before, dim=0) >= theta:
+            here = thetas[number - 1]
+            if here is not None and cosine_similarity(now, before, dim=0) >= here:
                 break
         exits.append(number)
     return torch.tensor(exits)
@@ -107,6 +111,49 @@ def test_rows_leave_by_the_rule(
             output.last_hidden_state[row][kept], states[number][row][kept], atol=1e-5, rtol=0
         )
         torch.testing.assert_close(output.sentence_embedding[row], layers[number - 1][row], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("first", "patience"), [(2, 1), (4, 1), (3, 2)])
+def test_rows_leave_by_a_threshold_of_each_layer(
+    make_tiny_model: MakeModel, tiny_batch: Batch, first: int, patience: int
+) -> None:
+    model = make_tiny_model(exit_patience=patience, min_exit_layer=first)
+    with torch.no_grad():
+        layers = list(model(**tiny_batch, output_layer_embeddings=True).layer_embeddings.unbind(1))
+    # Between the cosines of two rows at every layer, so that at each some leave; none at layer 3.
+    middle = similarities(layers, patience).sort(dim=0).values[9:11].mean(dim=0).tolist()
+    thetas = [*[0.123] * patience, *middle]
+    thetas[2] = None
+    with torch.no_grad():
+        output = model(**tiny_batch, exit_threshold=thetas, output_hidden_states=True)
+        capped = model(**tiny_batch, exit_threshold=tuple(thetas), max_layers=4)
+        model.config.exit_threshold = thetas
+        of_config = model(**tiny_batch)
+    expected = exits_by_hand(layers, thetas, first, patience)
+    assert output.exit_layer.tolist() == of_config.exit_layer.tolist() == expected.tolist()
+    assert capped.exit_layer.tolist() == expected.clamp(max=4).tolist()
+    assert len(expected.unique()) >= min(3, 7 - first)
+    assert 3 not in expected
+    for row, number in enumerate(expected.tolist()):
+        torch.testing.assert_close(output.sentence_embedding[row], layers[number - 1][row], atol=1e-5, rtol=0)
+
+
+def test_thresholds_before_the_first_layer_and_at_the_last_are_not_read(
+    tiny_model: LeapModel, tiny_batch: Batch
+) -> None:
+    theta = mixed_theta(tiny_model, tiny_batch, first=3)
+    with torch.no_grad():
+        expected = tiny_model(**tiny_batch, exit_threshold=theta, min_exit_layer=3)
+        for outside in (-0.999, None):
+            thetas = [outside, outside, theta, theta, theta, outside]
+            output = tiny_model(**tiny_batch, exit_threshold=thetas, min_exit_layer=3)
+            assert torch.equal(output.exit_layer, expected.exit_layer)
+            assert torch.equal(output.last_hidden_state, expected.last_hidden_state)
+        assert len(expected.exit_layer.unique()) >= 3
+        assert tiny_model(**tiny_batch, exit_threshold=[None] * 6).exit_layer.tolist() == [6] * 16
+        # All leave at the only layer that has a threshold, and what it is compared with is the layer before.
+        only = [None, None, None, -0.999, None, None]
+        assert tiny_model(**tiny_batch, exit_threshold=only, min_exit_layer=2).exit_layer.tolist() == [4] * 16
 
 
 def test_each_row_alone_gives_the_same(tiny_model: LeapModel, tiny_batch: Batch) -> None:
@@ -205,6 +252,9 @@ def test_one_host_read_for_each_test_of_the_rule(tiny_model: LeapModel, tiny_bat
     assert added(exit_threshold=theta, min_exit_layer=2) == 4  # after layers 2 to 5; at 6 there is no choice
     assert added(exit_threshold=theta, min_exit_layer=2, max_layers=4) == 2
     assert added(exit_threshold=-0.999, min_exit_layer=2) == 1
+    assert added(exit_threshold=[theta] * 6, min_exit_layer=2) == 4
+    by_layer = [theta, theta, None, theta, None, theta]
+    assert added(exit_threshold=by_layer, min_exit_layer=2) == 2  # a layer without a threshold asks nothing
 
 
 def test_training_mode_never_exits_early(make_tiny_model: MakeModel, tiny_batch: Batch) -> None:
@@ -470,6 +520,7 @@ def test_one_layer_model(make_tiny_model: MakeModel, tiny_batch: Batch) -> None:
     [
         ({"exit_threshold": 2}, r"exit_threshold must be .*\(-1, 1\].*got 2"),
         ({"exit_threshold": "full"}, "exit_threshold must be .*got 'full'"),
+        ({"exit_threshold": [0.9] * 5}, r"exit_threshold must be .* a list of 6 of them.*got \[0.9"),
         ({"exit_threshold": float("nan")}, "exit_threshold must be .*got nan"),
         ({"min_exit_layer": 1}, r"min_exit_layer must be an integer in \[2, 6\], got 1"),
         ({"min_exit_layer": 7}, r"min_exit_layer must be an integer in \[2, 6\], got 7"),
@@ -544,19 +595,23 @@ def test_compiled_layers_agree(make_tiny_model: MakeModel, tiny_batch: Batch) ->
     model = make_tiny_model()
     theta = mixed_theta(model, tiny_batch)
     with torch.no_grad():
-        expected = model(**tiny_batch, exit_threshold=theta, min_exit_layer=2)
+        rules = (theta, [None, theta, None, theta - 0.1, theta, None])
+        expected = [model(**tiny_batch, exit_threshold=rule, min_exit_layer=2) for rule in rules]
         for layer in model.encoder.layer:
             layer.compile(dynamic=True)
-        output = model(**tiny_batch, exit_threshold=theta, min_exit_layer=2)
-    assert len(output.exit_layer.unique()) >= 3
-    assert torch.equal(output.exit_layer, expected.exit_layer)
-    torch.testing.assert_close(output.last_hidden_state, expected.last_hidden_state, atol=1e-5, rtol=1e-5)
+        outputs = [model(**tiny_batch, exit_threshold=rule, min_exit_layer=2) for rule in rules]
+    for output, wanted in zip(outputs, expected, strict=True):
+        assert len(output.exit_layer.unique()) >= 3
+        assert torch.equal(output.exit_layer, wanted.exit_layer)
+        torch.testing.assert_close(output.last_hidden_state, wanted.last_hidden_state, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("theta", [None, 0.5])
-def test_compiled_model_agrees(tiny_model: LeapModel, tiny_batch: Batch, theta: float | None) -> None:
+@pytest.mark.parametrize("kind", ["full depth", "one threshold", "by layer"])
+def test_compiled_model_agrees(tiny_model: LeapModel, tiny_batch: Batch, kind: str) -> None:
     """Dynamo's part only (no compiler needed): the loop is traced, with a graph break where rows leave."""
-    theta = None if theta is None else mixed_theta(tiny_model, tiny_batch)
+    one = mixed_theta(tiny_model, tiny_batch)
+    by_layer = [None, one, None, one - 0.1, one, None]
+    theta = {"full depth": None, "one threshold": one, "by layer": by_layer}[kind]
     compiled = torch.compile(tiny_model, backend="eager", fullgraph=theta is None)
     with torch.no_grad():
         expected = tiny_model(**tiny_batch, exit_threshold=theta, min_exit_layer=2)
