@@ -16,6 +16,7 @@ COMMANDS = {
     "throughput": "texts a second in training, beside a plain loop",
     "ablation": "which terms of the objective open the exits, in short runs",
     "pareto": "quality over depth for thresholds and static cuts; choose a threshold",
+    "card": "model_card.md from results/: a rendering, no evaluation",
 }
 
 

@@ -1,0 +1,337 @@
+"""From results to what the model card says: tables, comparisons and the words that depend on them.
+
+Figures are compared as they are printed, so that words and tables never disagree.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eval.card_results import Json, Results, start_of
+from eval.errors import UsageError
+
+# Rows of the table of thresholds are at least this many layers of mean depth apart.
+STEP_OF_DEPTH = 0.25
+# Marks in a licence's name of one that forbids commercial use.
+NON_COMMERCIAL = ("NC", "non-commercial")
+
+# Short names of evaluation sets -> how people call them, and their id on the Hub where it is the same set.
+SETS = {
+    "stsb": ("STS Benchmark", "mteb/stsbenchmark-sts"),
+    "scifact": ("SciFact", "BeIR/scifact"),
+    "arguana": ("ArguAna", "BeIR/arguana"),
+    "cranfield": ("Cranfield", None),
+    "cacm": ("CACM", None),
+    "nfcorpus-stopped-partial": ("NFCorpus, partial and without stop words", None),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Exits beside fixed cuts of the same model on one set.
+
+    Attributes:
+        name: of the set.
+        metric: what the scores are.
+        exits: score with exits.
+        mean_layer: mean exit layer of the texts that may leave.
+        cut_layer: of the fixed cuts no deeper than that, the layer of the best one.
+        cut: its score.
+        between: score of fixed cuts interpolated linearly at `mean_layer`.
+    """
+
+    name: str
+    metric: str
+    exits: float
+    mean_layer: float
+    cut_layer: int
+    cut: float
+    between: float
+
+    @property
+    def beats_cut(self) -> bool:
+        """Whether exits are above every fixed cut that costs no more layers."""
+        return round(self.exits, 4) > round(self.cut, 4)
+
+    @property
+    def gain(self) -> float:
+        """Exits over the line between the neighbouring cuts, as printed: at the same mean depth."""
+        return round(round(self.exits, 4) - round(self.between, 4), 4)
+
+    @property
+    def beats_between(self) -> bool:
+        """Whether exits are above the cuts and above the line between the neighbouring ones, too."""
+        return self.beats_cut and self.gain > 0
+
+
+def compare(
+    name: str, metric: str, exits: float, mean_layer: float, static: list[Json], key: str
+) -> Comparison:
+    """Set exits against the fixed cuts `static`, whose scores are under `key`."""
+    layers, scores = [cut["layer"] for cut in static], [cut[key] for cut in static]
+    best = max((cut for cut in static if cut["layer"] <= mean_layer), key=lambda cut: round(cut[key], 4))
+    between = float(np.interp(mean_layer, layers, scores))
+    return Comparison(name, metric, exits, mean_layer, best["layer"], best[key], between)
+
+
+def set_name(data: Json) -> str:
+    """The name that people know a set by, from `data` of its result."""
+    short = data["name"].rpartition("/")[0]
+    return SETS.get(short, (short, None))[0]
+
+
+def hub_id(data: Json) -> str | None:
+    """The set's id on the Hub, from `data` of its result; None where it is not there in this form."""
+    return SETS.get(data["name"].rpartition("/")[0], (None, None))[1]
+
+
+def split(data: Json) -> str:
+    """The split of a set, from `data` of its result."""
+    return data["name"].rpartition("/")[2]
+
+
+def over_teacher(results: Results) -> list[Json]:
+    """The retrieval results that searched the teacher's documents."""
+    return [found for found in results.retrieval if "teacher_documents" in found["figures"]["settings"]]
+
+
+def over_own(results: Results) -> list[Json]:
+    """The retrieval results that searched documents embedded by the model itself."""
+    return [found for found in results.retrieval if "exit_queries" in found["figures"]["settings"]]
+
+
+def measured(results: Results) -> list[Json]:
+    """Every result that figures are drawn from, the model's first."""
+    grids = [results.validation] + ([results.pareto] if results.pareto else [])
+    return [results.sts, results.teacher, *grids, *results.retrieval, *results.latency]
+
+
+def comparisons(results: Results) -> list[Comparison]:
+    """Exits beside fixed cuts on every set: STS-B, then the retrieval sets."""
+    figures = results.sts["figures"]
+    exits = figures["exits"]
+    found = [
+        compare(
+            set_name(results.sts["data"]),
+            "Spearman",
+            exits["spearman"],
+            exits["mean_exit_layer"],
+            figures["static"],
+            "spearman",
+        )
+    ]
+    for result in over_teacher(results):
+        setting = result["figures"]["settings"]["teacher_documents"]
+        found.append(
+            compare(
+                set_name(result["data"]),
+                "nDCG@10",
+                setting["ndcg@10"],
+                setting["mean_query_layer"],
+                result["figures"]["static_queries"],
+                "ndcg@10",
+            )
+        )
+    return found
+
+
+def thresholds(results: Results) -> list[Json]:
+    """Points of the exit rule on STS-B test, from loose to strict, the config's own among them (`chosen`).
+
+    Without the grid on the test split it is the only one. Of the grid, points of the config's first layer are
+    taken, `STEP_OF_DEPTH` of mean depth apart: by depth, so that nothing is picked for its score on the test.
+    """
+    chosen = results.sts["figures"]["exits"] | {"chosen": True}
+    points = [chosen]
+    grid = results.pareto["figures"]["grid"] if results.pareto else []
+    for point in sorted(grid, key=lambda point: (point["mean_exit_layer"], -point["exit_threshold"])):
+        same_first_layer = point["min_exit_layer"] == results.config["min_exit_layer"]
+        depth = point["mean_exit_layer"]
+        if same_first_layer and all(abs(depth - p["mean_exit_layer"]) >= STEP_OF_DEPTH for p in points):
+            points.append(point | {"chosen": False})
+    return sorted(points, key=lambda point: point["mean_exit_layer"])
+
+
+def table(results: Results) -> tuple[list[str], list[list[str]]]:
+    """The main table: teacher, full depth, thresholds and fixed cuts; quality, depth and speed.
+
+    Returns:
+        The names of the columns, and the rows, cells ready to print.
+    """
+    sets, devices = over_teacher(results), results.latency
+    figures, layers = results.sts["figures"], results.config["num_hidden_layers"]
+    header = ["", "mean layer", "STS-B test, Spearman", *(f"{set_name(r['data'])} nDCG@10" for r in sets)]
+    header += [f"speedup, {speed_conditions(found)}" for found in devices]
+
+    def scores(name: str) -> list[str]:
+        found = []
+        for result in sets:
+            setting = result["figures"]["settings"][name]
+            depth = setting["mean_query_layer"]
+            found.append(
+                f"{setting['ndcg@10']:.4f}" + ("" if depth is None else f" (mean layer {depth:.2f})")
+            )
+        return found
+
+    def static(layer: int) -> list[str]:
+        return [f"{result['figures']['static_queries'][layer - 1]['ndcg@10']:.4f}" for result in sets]
+
+    none, speeds = ["-"] * len(sets), ["-"] * len(devices)
+    teacher = results.teacher["figures"]["full_depth"]["spearman"]
+    teacher_layers = results.teacher["models"]["model"]["layers"]
+    rows = [
+        ["teacher", str(teacher_layers), f"{teacher:.4f}", *scores("teacher"), *speeds],
+        ["full depth", str(layers), f"{figures['full_depth']['spearman']:.4f}", *static(layers)]
+        + ["1" for _ in devices],
+    ]
+    for point in thresholds(results):
+        label = f"exits, theta {theta_text(point['exit_threshold'])}"
+        row = [f"**{label}**" if point["chosen"] else label]
+        row += [f"{point['mean_exit_layer']:.2f}", f"{point['spearman']:.4f}"]
+        row += scores("teacher_documents") if point["chosen"] else none
+        row += [speed_range(found) for found in devices] if point["chosen"] else speeds
+        rows.append(row)
+    for cut in figures["static"][:-1]:
+        layer = cut["layer"]
+        rows.append(
+            [f"cut after layer {layer}", str(layer), f"{cut['spearman']:.4f}", *static(layer), *speeds]
+        )
+    return header, rows
+
+
+def theta_text(theta: float | list[float | None]) -> str:
+    """A threshold for reading: a number, or one a layer."""
+    if isinstance(theta, list):
+        return ", ".join("none" if value is None else f"{value:g}" for value in theta) + " by layer"
+    return f"{theta:g}"
+
+
+def device_name(result: Json) -> str:
+    """What a result was measured on: `cpu, 2 threads`, or the accelerator's name."""
+    machine, figures = result["provenance"]["machine"], result["figures"]
+    if figures["device"] == "cpu":
+        return f"{machine['processor']}, {threads(figures['threads'])}"
+    return machine.get("accelerator", figures["device"])
+
+
+def threads(count: int) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{count} thread" + ("s" if count != 1 else "")
+
+
+def speed_conditions(result: Json) -> str:
+    """Of which rows `speed_range` is: device and batch size."""
+    return f"{device_name(result)}, batch {_least_batch(result)[0]['batch_size']}"
+
+
+def speed_range(result: Json) -> str:
+    """The speedups at the smallest batch, of all lengths."""
+    speeds = [row["speedup"] for row in _least_batch(result)]
+    low, high = f"{min(speeds):.2f}", f"{max(speeds):.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def slow_rows(result: Json) -> list[Json]:
+    """The rows of a latency result at which exits were no faster than full depth."""
+    return [row for row in result["figures"]["rows"] if round(row["speedup"], 2) <= 1]
+
+
+def above_possible(result: Json) -> bool:
+    """Whether a speedup exceeds what the layers saved allow, which only a disturbed measurement gives."""
+    return any(round(row["share_of_possible"], 2) > 1 for row in result["figures"]["rows"])
+
+
+def _least_batch(result: Json) -> list[Json]:
+    rows = result["figures"]["rows"]
+    least = min(row["batch_size"] for row in rows)
+    return [row for row in rows if row["batch_size"] == least]
+
+
+def enough_layer(static: list[Json], key: str) -> int:
+    """The first fixed cut that scores no less than full depth."""
+    return next(cut["layer"] for cut in static if round(cut[key], 4) >= round(static[-1][key], 4))
+
+
+def training(results: Results) -> dict[str, Any]:
+    """The training runs side by side.
+
+    Returns:
+        `names` of the runs, in order; `rows` of a table, a label and then one cell a run; `seen`, texts of
+        all runs with repetitions; `longest`, tokens of a text that any run took.
+    """
+    runs = results.training
+    batches = [
+        run["batch_size"] * run["gradient_accumulation_steps"] * run["processes"] for run in runs.values()
+    ]
+    seen = [run["steps"] * batch for run, batch in zip(runs.values(), batches, strict=True)]
+    columns = [
+        {
+            "starts from": _start(results, name),
+            "not trained": _frozen(run),
+            "different texts": f"{run['texts']:,}",
+            "steps": f"{run['steps']:,} of {batch} texts",
+            "texts seen": f"{count:,}",
+            "tokens a text, at most": str(run["max_length"]),
+            "learning rate": f"{run['learning_rate']:g}, {run['schedule']}, warm-up {run['warmup']:g}",
+            "mixed precision": run["mixed_precision"],
+            "objective": f"`{run['recipe']}`: " + ", ".join(f"{k} {v}" for k, v in run["objective"].items()),
+        }
+        for (name, run), batch, count in zip(runs.items(), batches, seen, strict=True)
+    ]
+    return {
+        "names": list(runs),
+        "rows": [[label, *(column[label] for column in columns)] for label in columns[0]],
+        "seen": sum(seen),
+        "longest": max(run["max_length"] for run in runs.values()),
+    }
+
+
+def _start(results: Results, name: str) -> str:
+    run = results.training[name]
+    earlier = start_of(run, results.training, name)
+    source = f"run `{earlier}`" if earlier else ("the teacher" if run["student"] is None else "another model")
+    layers = run["student_layers"]
+    return f"layers `{layers}` of {source}" if layers else f"all layers of {source}"
+
+
+def _frozen(run: Json) -> str:
+    parts = [] if run["train_word_embeddings"] else ["word embeddings"]
+    if run["frozen_layers"]:
+        parts.append(f"layers 1 to {run['frozen_layers']}")
+    return ", ".join(parts) or "nothing"
+
+
+def sources(results: Results) -> dict[str, Any]:
+    """Where the training text comes from.
+
+    Returns:
+        `used`: licence -> its rows; `names` of all of these; `left_out`: rows that every run excluded;
+        `restricted`: rows used whose licence forbids commercial use.
+
+    Raises:
+        UsageError: a run excluded a source that card_sources.csv does not know.
+    """
+    excluded = set.intersection(*(set(run["exclude_sources"]) for run in results.training.values()))
+    known = {row["source"] for row in results.sources}
+    if excluded - known:
+        raise UsageError(
+            f"eval/card_sources.csv: has no row for {', '.join(sorted(excluded - known))}, which training "
+            "excluded: add it"
+        )
+    used: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in results.sources:
+        if row["source"] not in excluded:
+            used[row["licence"]].append(row)
+    return {
+        "names": [row["source"] for rows in used.values() for row in rows],
+        "used": dict(sorted(used.items())),
+        "left_out": [row for row in results.sources if row["source"] in excluded],
+        "restricted": [
+            row
+            for licence, rows in used.items()
+            for row in rows
+            if any(mark in licence for mark in NON_COMMERCIAL)
+        ],
+    }

