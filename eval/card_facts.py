@@ -11,6 +11,7 @@ import numpy as np
 
 from eval.card_results import Json, Results, start_of
 from eval.errors import UsageError
+from eval.exits import theta_text
 
 # Rows of the table of thresholds are at least this many layers of mean depth apart.
 STEP_OF_DEPTH = 0.25
@@ -199,13 +200,6 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
             [f"cut after layer {layer}", str(layer), f"{cut['spearman']:.4f}", *static(layer), *speeds]
         )
     return header, rows
-
-
-def theta_text(theta: float | list[float | None]) -> str:
-    """A threshold for reading: a number, or one a layer."""
-    if isinstance(theta, list):
-        return ", ".join("none" if value is None else f"{value:g}" for value in theta) + " by layer"
-    return f"{theta:g}"
 
 
 def device_name(result: Json) -> str:

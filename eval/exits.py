@@ -74,3 +74,10 @@ def pair_cosines(layers: FloatArray) -> FloatArray:
     """
     first, second = np.split(unit_vectors(layers), 2)
     return first @ second.swapaxes(1, 2)
+
+
+def theta_text(theta: float | list[float | None] | None) -> str:
+    """A threshold for reading: a number, or one a layer."""
+    if isinstance(theta, list):
+        return ", ".join("none" if value is None else f"{value:g}" for value in theta) + " by layer"
+    return "none" if theta is None else f"{theta:g}"

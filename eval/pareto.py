@@ -1,15 +1,16 @@
 """Quality over depth: every threshold and first layer of a grid, beside the model cut statically.
 
     python -m eval pareto --model . --split validation --plot pareto.png
-    python -m eval pareto --model . --split validation --choose --max_mean_layer 3.6 --write
+    python -m eval pareto --model . --split validation --per_layer --choose --max_loss 0.003 --write
 
-The second form applies the rule by which the thresholds of this project are chosen (`choose`), on STS-B's
-validation split and never on its test split, and writes them into the model's config.json.
+The second form applies a rule by which thresholds are chosen (`choose`), on STS-B's validation split and
+never on its test split, and writes them into the model's config.json.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ from eval.arguments import add_common_arguments, check_writable, numbers
 from eval.data import StsData, load_sts
 from eval.encode import Encoder, find_model, load_encoder
 from eval.errors import UsageError
-from eval.exits import FloatArray, exit_layers, row_cosines, successive_cosines
+from eval.exits import (
+    FloatArray,
+    exit_layers,
+    pair_cosines,
+    row_cosines,
+    successive_cosines,
+    theta_text,
+)
 from eval.files import write_json
 from eval.metrics import spearman
 from eval.report import Report
@@ -31,6 +39,8 @@ DEFAULT_THETAS = tuple(
         [*np.arange(0.50, 0.90, 0.02), *np.arange(0.90, 0.99, 0.005), *np.arange(0.99, 0.9995, 0.001)], 4
     ).tolist()
 )
+# Of all texts' s_l at a layer, the share above its threshold: from nothing leaves to all leave.
+SHARES = (None, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
 def evaluate_pareto(
@@ -39,6 +49,7 @@ def evaluate_pareto(
     *,
     thetas: Sequence[float] = DEFAULT_THETAS,
     min_exit_layers: Sequence[int] | None = None,
+    per_layer: bool = False,
     batch_size: int = 64,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -49,6 +60,7 @@ def evaluate_pareto(
         data: N pairs.
         thetas: thresholds of the grid.
         min_exit_layers: first layers of the grid; None: all that there are, k + 1 .. L - 1.
+        per_layer: try thresholds of each layer, too (`layer_thetas`); they depend on these data.
         batch_size: texts a forward pass.
         progress: show a progress bar.
 
@@ -57,6 +69,7 @@ def evaluate_pareto(
         sentences the mean, `fidelity_mean`, and the 5th percentile, `fidelity_p5`. `grid`: for each point its
         rule, `mean_exit_layer` over the 2N sentences, those three figures, and under `static_at_mean_layer`
         the three of static cuts, linearly interpolated at the same mean depth: what exits have to beat.
+        `per_layer`, where asked for: such points of thresholds of each layer, the `frontier` of them alone.
 
     Raises:
         UsageError: a threshold or first layer out of its range.
@@ -72,7 +85,7 @@ def evaluate_pareto(
     layers = embed_pairs(encoder, data, batch_size=batch_size, progress=progress)
     cosines = successive_cosines(layers, patience)
     fidelity = row_cosines(layers, layers[:, -1:])  # (2N, L)
-    pairs = _pair_cosines(layers)
+    pairs = pair_cosines(layers)
 
     def score(left: FloatArray) -> dict[str, float]:
         """The three figures when the 2N sentences leave at layers `left` (2N,)."""
@@ -85,36 +98,63 @@ def evaluate_pareto(
         }
 
     static = [score(np.full(len(layers), layer)) for layer in range(1, depth + 1)]
-    grid = []
-    for first_layer in first_layers:
-        for theta in thetas:
-            left = exit_layers(cosines, theta, first_layer)
-            mean = float(left.mean())
-            grid.append(
-                {
-                    "exit_threshold": theta,
-                    "min_exit_layer": first_layer,
-                    "mean_exit_layer": mean,
-                    **score(left),
-                    "static_at_mean_layer": {
-                        key: float(np.interp(mean, range(1, depth + 1), [cut[key] for cut in static]))
-                        for key in static[0]
-                    },
-                }
-            )
-    return {
+
+    def measure(theta: float | list[float | None], first_layer: int) -> dict[str, Any]:
+        """A point: the rule and what it gives, beside static cuts of the same mean depth."""
+        left = exit_layers(cosines, theta, first_layer)
+        mean = float(left.mean())
+        beside = {
+            key: float(np.interp(mean, range(1, depth + 1), [cut[key] for cut in static]))
+            for key in static[0]
+        }
+        rule = {"exit_threshold": theta, "min_exit_layer": first_layer, "mean_exit_layer": mean}
+        return rule | score(left) | {"static_at_mean_layer": beside}
+
+    figures = {
         "pairs": len(data.scores),
         "exit_patience": patience,
         "static": [{"layer": layer, **cut} for layer, cut in enumerate(static, start=1)],
-        "grid": grid,
+        "grid": [measure(theta, first_layer) for first_layer in first_layers for theta in thetas],
     }
+    if per_layer:
+        points = [measure(theta, min(first_layers)) for theta in layer_thetas(cosines, min(first_layers))]
+        figures["per_layer"] = frontier(points)
+    return figures
 
 
-def _pair_cosines(layers: FloatArray) -> FloatArray:
-    """(N, L, L): the cosine of a pair whose first sentence left at one layer and whose second at another."""
-    unit = layers / np.maximum(np.linalg.norm(layers, axis=-1, keepdims=True), 1e-12)
-    first, second = np.split(unit, 2)
-    return first @ second.swapaxes(1, 2)
+def layer_thetas(cosines: FloatArray, first_layer: int) -> Iterator[list[float | None]]:
+    """Thresholds of each layer, all combinations of those that `SHARES` of the texts reach.
+
+    s_l grows with l on its own, so that one threshold for all layers closes the lower ones to every text.
+
+    Args:
+        cosines: (N, L), s_l of N texts.
+        first_layer: the first that may have a threshold, counted from 1.
+
+    Yields:
+        L thresholds, rounded down to three decimals; None where nothing leaves.
+    """
+    columns = [
+        [None if share is None else _round_down(np.nanquantile(column, 1 - share)) for share in SHARES]
+        for column in cosines[:, first_layer - 1 : -1].T
+    ]
+
+    def combine(columns: list[list[float | None]]) -> Iterator[list[float | None]]:
+        if not columns:
+            yield []
+            return
+        first, *rest = columns
+        for theta in first:
+            # Where all have left there is nothing more to try.
+            for others in [[None] * len(rest)] if theta == first[-1] else combine(rest):
+                yield [theta, *others]
+
+    for thetas in combine(columns):
+        yield [None] * (first_layer - 1) + thetas + [None]
+
+
+def _round_down(cosine: float) -> float:
+    return float(np.floor(np.round(1e3 * cosine, 6)) / 1e3)  # 0.65 is 649.99... thousandths otherwise
 
 
 def frontier(grid: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -122,7 +162,7 @@ def frontier(grid: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     best: list[dict[str, Any]] = []
     # Of equal points the strictest threshold comes first: it errs on the side of depth on other data.
     order = sorted(
-        grid, key=lambda point: (point["mean_exit_layer"], -point["spearman"], -point["exit_threshold"])
+        grid, key=lambda point: (point["mean_exit_layer"], -point["spearman"], -_strictness(point))
     )
     for point in order:
         if not best or point["spearman"] > best[-1]["spearman"]:
@@ -130,20 +170,37 @@ def frontier(grid: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return best
 
 
-def choose(grid: Sequence[dict[str, Any]], max_mean_layer: float) -> dict[str, Any]:
+def _strictness(point: dict[str, Any]) -> float:
+    theta = point["exit_threshold"]
+    return float(np.mean([1.0 if t is None else t for t in theta])) if isinstance(theta, list) else theta
+
+
+def choose(
+    points: Sequence[dict[str, Any]], *, max_mean_layer: float = math.inf, least: float | None = None
+) -> dict[str, Any]:
     """The rule by which theta and l_min are chosen, on a validation set.
 
-    Of the points with a mean exit layer of at most `max_mean_layer`, the one with the highest Spearman
-    correlation; of several, the one of the least mean depth, then the one of the highest threshold.
+    Of the points with a mean exit layer of at most `max_mean_layer`: the one with the highest Spearman
+    correlation, or, given `least`, the shallowest of at least that correlation. Of several, the one of the
+    least mean depth, then the one of the highest threshold.
 
     Raises:
-        UsageError: no point is that shallow.
+        UsageError: no point is that shallow, or none that good.
     """
-    within = [point for point in frontier(grid) if point["mean_exit_layer"] <= max_mean_layer]
+    within = [point for point in frontier(points) if point["mean_exit_layer"] <= max_mean_layer]
     if not within:
-        least = min(point["mean_exit_layer"] for point in grid)
-        raise UsageError(f"--max_mean_layer: no point leaves by {max_mean_layer}; give {least:.3f} or more")
-    return within[-1]
+        shallowest = min(point["mean_exit_layer"] for point in points)
+        raise UsageError(
+            f"--max_mean_layer: no point leaves by {max_mean_layer}; give {shallowest:.3f} or more"
+        )
+    if least is None:
+        return within[-1]
+    good = [point for point in within if point["spearman"] >= least]
+    if not good:
+        raise UsageError(
+            f"--max_loss: no point reaches {least:.4f}, the best has {within[-1]['spearman']:.4f}; allow more"
+        )
+    return good[0]
 
 
 def write_rule(folder: Path, point: dict[str, Any]) -> None:
@@ -161,20 +218,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--thetas", type=numbers(float), default=DEFAULT_THETAS, help="such as 0.9,0.95,0.99")
     parser.add_argument("--min_exit_layers", type=numbers(int), help="such as 2,3 (default: all there are)")
+    parser.add_argument("--per_layer", action="store_true", help="try thresholds of each layer, too")
     parser.add_argument(
-        "--choose", action="store_true", help="choose theta and l_min, given --max_mean_layer"
+        "--choose", action="store_true", help="choose theta and l_min, given one or both of the two bounds"
     )
     parser.add_argument("--max_mean_layer", type=float, help="bound of the mean exit layer for --choose")
+    parser.add_argument(
+        "--max_loss",
+        type=float,
+        help="choose the shallowest that loses at most this against full depth, such as 0.003",
+    )
     parser.add_argument("--write", action="store_true", help="write the choice into the model's config.json")
     parser.add_argument("--plot", type=Path, help="picture to write; .png, .svg and .pdf say of what kind")
 
 
 def run(args: argparse.Namespace) -> Report:
     """Run it as the command does."""
-    if args.choose != (args.max_mean_layer is not None):
-        raise UsageError("--choose and --max_mean_layer: give both, or neither")
+    if args.choose != (args.max_mean_layer is not None or args.max_loss is not None):
+        raise UsageError("--choose: goes with --max_mean_layer or --max_loss, and they with it")
     if args.write and not args.choose:
-        raise UsageError("--write: writes what --choose has chosen: add --choose and --max_mean_layer")
+        raise UsageError("--write: writes what --choose has chosen: add --choose and --max_loss")
     folder = Path(find_model(args.model))
     if args.write and not folder.is_dir():
         raise UsageError(f"--write: {args.model!r} is not a folder: download the model and give its folder")
@@ -192,13 +255,18 @@ def run(args: argparse.Namespace) -> Report:
         data,
         thetas=args.thetas,
         min_exit_layers=args.min_exit_layers,
+        per_layer=args.per_layer,
         batch_size=args.batch_size,
         progress=True,
     )
     if args.choose:
-        figures["chosen"] = choose(figures["grid"], args.max_mean_layer) | {
-            "max_mean_layer": args.max_mean_layer
-        }
+        bounds = {"max_mean_layer": args.max_mean_layer, "max_loss": args.max_loss}
+        least = None
+        if args.max_loss is not None:
+            least = figures["static"][-1]["spearman"] - args.max_loss
+        deepest = math.inf if args.max_mean_layer is None else args.max_mean_layer
+        points = figures["grid"] + figures.get("per_layer", [])
+        figures["chosen"] = choose(points, max_mean_layer=deepest, least=least) | bounds
     if args.write:
         write_rule(folder, figures["chosen"])
     if args.plot:
@@ -212,11 +280,11 @@ def _summary(data: StsData, figures: dict[str, Any]) -> str:
         f"  {'':<32}{'layer':>6}{'Spearman':>10}{'fidelity':>10}{'5th pct':>9}  static, same depth",
     ]
     rows = [(f"static, layer {cut['layer']}", cut["layer"], cut, "") for cut in figures["static"]]
-    points = [("", point) for point in frontier(figures["grid"])]
+    points = [("", point) for point in frontier(figures["grid"] + figures.get("per_layer", []))]
     if "chosen" in figures:
         points.append(("chosen: ", figures["chosen"]))
     for prefix, point in points:
-        name = f"{prefix}theta {point['exit_threshold']}, l_min {point['min_exit_layer']}"
+        name = f"{prefix}theta {theta_text(point['exit_threshold'])}, l_min {point['min_exit_layer']}"
         beside = f"{point['static_at_mean_layer']['spearman']:.4f}"
         rows.append((name, point["mean_exit_layer"], point, beside))
     for name, layer, row, beside in rows:

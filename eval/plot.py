@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.errors import UsageError
+from eval.exits import theta_text
 from eval.files import atomic_write
 
 try:
@@ -43,6 +44,16 @@ def plot_pareto(figures: dict[str, Any], title: str, path: Path) -> None:
             linewidth=1.2,
             label=f"exits, from layer {first_layer}",
         )
+    if "per_layer" in figures:
+        points = figures["per_layer"]
+        axes.plot(
+            [point["mean_exit_layer"] for point in points],
+            [point["spearman"] for point in points],
+            color="0.6",
+            marker=".",
+            linewidth=1.2,
+            label="exits, a threshold a layer, the best",
+        )
     # Layers that no setting leaves at are far below the rest and would flatten it.
     shallowest = int(min(point["mean_exit_layer"] for point in figures["grid"]))
     static = figures["static"][shallowest - 1 :]
@@ -63,11 +74,63 @@ def plot_pareto(figures: dict[str, Any], title: str, path: Path) -> None:
             marker="*",
             markersize=15,
             linestyle="none",
-            label=f"chosen: theta {chosen['exit_threshold']}, from layer {chosen['min_exit_layer']}",
+            label=f"chosen: theta {theta_text(chosen['exit_threshold'])}",
         )
     axes.set(xlabel="mean layer at which a sentence leaves", ylabel="Spearman correlation", title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)
+    _save(figure, path)
+
+
+def plot_diagnosis(figures: dict[str, Any], title: str, path: Path) -> None:
+    """Draw the similarity curve, the exit rate, the time balance and the comparability of depths.
+
+    Args:
+        figures: what `eval.diagnose.diagnose` returns.
+        title: of the picture; the verdict is put after it.
+        path: file to write; its ending says of what kind.
+    """
+    theta, time, matrices = figures["exit_threshold"], figures["time"], figures["comparability"]
+    layers = range(1, len(figures["similarity_curve"]) + 1)
+    figure, axes = plt.subplot_mosaic("AABBCC;DDDEEE", figsize=(9, 7), dpi=150)
+
+    axes["A"].plot(layers, figures["similarity_curve"], marker="o")
+    axes["A"].axhline(theta, color="crimson", linestyle="--", label=f"theta {theta:g}")
+    axes["A"].set(title="mean cosine to the last layer", xlabel="layer", ylim=(None, 1.02))
+    axes["A"].legend(fontsize=8)
+    axes["B"].bar(layers, [100 * rate for rate in figures["exits"]["rate"]])
+    axes["B"].set(title="texts that leave, %", xlabel="layer", ylim=(0, 100))
+    axes["C"].bar(["watching", "saved"], [time["watching_ms"], time["saved_ms"]], color=["crimson", "C2"])
+    axes["C"].set(title="time of a text, ms, batch 1")
+    for name, key, heading in (
+        ("D", "spearman", "Spearman, the two texts at two layers"),
+        ("E", "random_cosine", "mean cosine of unrelated texts"),
+    ):
+        axes[name].set_axis_off()
+        if key in matrices:
+            _draw_matrix(axes[name], matrices[key], heading)
+    exits_early = figures["verdict"]["exits_early"]
+    figure.suptitle(f"{title}: {'exits early' if exits_early else 'does not exit early'}")
+    _save(figure, path)
+
+
+def _draw_matrix(axes: Any, matrix: list[list[float]], title: str) -> None:
+    """Draw a matrix of layers by layers, layer 1 at the top left, each number in its square."""
+    axes.set_axis_on()
+    axes.imshow(matrix, cmap="viridis")
+    middle = (min(map(min, matrix)) + max(map(max, matrix))) / 2
+    for row, values in enumerate(matrix):
+        for column, value in enumerate(values):
+            color = "black" if value > middle else "white"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=color)
+    numbers = range(len(matrix))
+    labels = [str(number + 1) for number in numbers]
+    axes.set_xticks(numbers, labels)
+    axes.set_yticks(numbers, labels)
+    axes.set(title=title, xlabel="layer of the second text", ylabel="layer of the first text")
+
+
+def _save(figure: Any, path: Path) -> None:
     figure.tight_layout()
     picture = io.BytesIO()
     figure.savefig(picture, format=path.suffix[1:])

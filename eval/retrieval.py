@@ -14,7 +14,7 @@ from eval.arguments import add_common_arguments, add_exit_arguments, check_writa
 from eval.data import Qrels, RetrievalData, load_retrieval
 from eval.encode import Encoder, encode, encode_layers, find_model, load_encoder
 from eval.errors import UsageError
-from eval.exits import FloatArray, IntArray, at_layers, exit_layers, successive_cosines
+from eval.exits import FloatArray, IntArray, at_layers, exit_layers, successive_cosines, theta_text
 from eval.files import atomic_write, checksum
 from eval.report import Report
 
@@ -232,7 +232,7 @@ def _summary(data: RetrievalData, figures: dict[str, Any]) -> str:
     rule = figures["exit_rule"]
     lines = [
         f"{data.name}: {figures['documents']} documents, {figures['queries']} queries; "
-        f"theta {rule['exit_threshold']}, l_min {rule['min_exit_layer']}",
+        f"theta {theta_text(rule['exit_threshold'])}, l_min {rule['min_exit_layer']}",
         f"  {'':<34}{'nDCG@10':>9}{'Recall@100':>12}{'query layer':>13}{'doc layer':>11}",
     ]
     rows = [(SETTINGS[name], row) for name, row in figures["settings"].items()]

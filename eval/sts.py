@@ -11,7 +11,7 @@ import numpy as np
 from eval.arguments import add_common_arguments, add_exit_arguments, check_writable
 from eval.data import StsData, load_sts
 from eval.encode import Encoder, encode_layers, find_model, load_encoder
-from eval.exits import FloatArray, at_layers, exit_layers, row_cosines, successive_cosines
+from eval.exits import FloatArray, at_layers, exit_layers, row_cosines, successive_cosines, theta_text
 from eval.metrics import CosineSpearman, bootstrap_interval
 from eval.report import Report
 
@@ -122,7 +122,8 @@ def _summary(data: StsData, figures: dict[str, Any]) -> str:
         lines.append(f"  {name:<12}{row['spearman']:.4f}  [{low:.4f}, {high:.4f}]")
     if exits:
         lines.append(
-            f"  theta {exits['exit_threshold']}, l_min {exits['min_exit_layer']}: mean exit layer "
-            f"{exits['mean_exit_layer']:.3f} of {len(figures['static'])}, by layer {exits['exit_histogram']}"
+            f"  theta {theta_text(exits['exit_threshold'])}, l_min {exits['min_exit_layer']}: "
+            f"mean exit layer {exits['mean_exit_layer']:.3f} of {len(figures['static'])}, "
+            f"by layer {exits['exit_histogram']}"
         )
     return "\n".join(lines)

@@ -56,7 +56,7 @@ def pareto(split: str) -> dict[str, Any]:
             (0.95, 3, 3.8, 0.8057),
         ]
     ]
-    chosen = grid[1] | {"max_mean_layer": 2.75}
+    chosen = grid[1] | {"max_mean_layer": 2.75, "max_loss": None}
     return result("pareto", f"stsb/{split}", {"pairs": 9, "exit_patience": 1, "grid": grid, "chosen": chosen})
 
 

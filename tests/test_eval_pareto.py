@@ -13,7 +13,7 @@ from eval.data import StsData, load_sts
 from eval.encode import Encoder, encode_layers, load_encoder
 from eval.errors import UsageError
 from eval.exits import at_layers, exit_layers, row_cosines, successive_cosines
-from eval.pareto import choose, evaluate_pareto, frontier, write_rule
+from eval.pareto import choose, evaluate_pareto, frontier, layer_thetas, write_rule
 from eval.sts import evaluate_sts
 from modeling_leap import LeapModel
 
@@ -31,11 +31,27 @@ def test_frontier_by_hand() -> None:
 
 
 def test_choice_by_hand() -> None:
-    assert choose(GRID, 3.6) == point(3.0, 0.80)
-    assert choose(GRID, 3.0) == point(3.0, 0.80)  # the bound itself is allowed
-    assert choose(GRID, 2.9) == point(2.0, 0.70, 0.6)
+    assert choose(GRID, max_mean_layer=3.6) == point(3.0, 0.80)
+    assert choose(GRID, max_mean_layer=3.0) == point(3.0, 0.80)  # the bound itself is allowed
+    assert choose(GRID, max_mean_layer=2.9) == point(2.0, 0.70, 0.6)
+    assert choose(GRID, least=0.70) == point(2.0, 0.70, 0.6)
+    assert choose(GRID, least=0.71) == point(3.0, 0.80)
     with pytest.raises(UsageError, match=r"--max_mean_layer: no point leaves by 1\.5; give 2\.000 or more"):
-        choose(GRID, 1.5)
+        choose(GRID, max_mean_layer=1.5)
+    with pytest.raises(UsageError, match=r"--max_loss: no point reaches 0\.7100, the best has 0\.7000"):
+        choose(GRID, max_mean_layer=2.9, least=0.71)
+
+
+def test_thresholds_of_each_layer() -> None:
+    """Of four texts' s_2 and s_3 in a model of four layers."""
+    nan = np.nan
+    cosines = np.array([[nan, 0.1, 0.5, 1], [nan, 0.2, 0.6, 1], [nan, 0.3, 0.7, 1], [nan, 0.4, 0.8, 1]])
+    found = list(layer_thetas(cosines, 2))
+    assert all(len(thetas) == 4 and thetas[0] is thetas[3] is None for thetas in found)
+    assert [None, None, None, None] in found
+    assert [None, 0.25, 0.65, None] in found  # half leave at layer 2, and thresholds let out half at layer 3
+    assert [thetas for thetas in found if thetas[1] == 0.1] == [[None, 0.1, None, None]]  # all leave at 2
+    assert exit_layers(cosines, [None, 0.25, 0.65, None], 2).tolist() == [4, 4, 2, 2]
 
 
 @pytest.fixture
@@ -85,6 +101,15 @@ def test_default_grid_covers_the_first_layers_that_there_are(encoder: Encoder, d
     assert (thetas[0], thetas[-1]) == (0.5, 0.999)
 
 
+def test_points_of_each_layer_are_what_sts_gives(encoder: Encoder, data: StsData) -> None:
+    figures = evaluate_pareto(encoder, data, thetas=[0.5], per_layer=True)
+    assert figures["per_layer"] == frontier(figures["per_layer"])
+    found = figures["per_layer"][-1]
+    wanted = evaluate_sts(encoder, data, exit_threshold=found["exit_threshold"], min_exit_layer=2)
+    assert found["spearman"] == pytest.approx(wanted["exits"]["spearman"])
+    assert found["mean_exit_layer"] == pytest.approx(wanted["exits"]["mean_exit_layer"])
+
+
 def test_a_wrong_grid_is_refused(encoder: Encoder, data: StsData) -> None:
     with pytest.raises(UsageError, match="exit_threshold"):
         evaluate_pareto(encoder, data, thetas=[0.9, 1.1])
@@ -109,7 +134,7 @@ def test_plot_is_a_picture_and_other_endings_are_refused(
     from eval.plot import check_format, plot_pareto
 
     figures = evaluate_pareto(encoder, data)
-    figures["chosen"] = choose(figures["grid"], 5)
+    figures["chosen"] = choose(figures["grid"], max_mean_layer=5)
     plot_pareto(figures, data.name, tmp_path / "plot.png")
     plot_pareto(figures, data.name, tmp_path / "plot.svg")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

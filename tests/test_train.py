@@ -123,8 +123,10 @@ def test_two_processes_do_what_one_does(work: Path, launch: Launch) -> None:
 
 def test_paper_recipe_other_width_and_float16(work: Path, launch: Launch) -> None:
     arguments = ["--recipe", "paper", "--student", str(work / "wide"), "--save_dtype", "float16"]
+    arguments += ["--report_to", "tensorboard", "--log_steps", "1"]
     done = launch("wide-run", *arguments, "--train_word_embeddings", "--max_steps", "2")
     assert done.returncode == 0, done.stderr
+    assert list((work / "wide-run" / "leap").glob("events.out.tfevents*"))
     assert {tensor.dtype for tensor in weights(work / "wide-run").values()} == {torch.float16}
     model = AutoModel.from_pretrained(work / "wide-run" / "model", trust_remote_code=True)
     assert model.dtype == torch.float32
