@@ -26,6 +26,7 @@ def stored_targets(
     texts: np.ndarray,
     pad_id: int,
     cache_dir: Path,
+    precision: str = "no",
     batch_size: int = 128,
 ) -> np.ndarray:
     """Full-depth teacher embeddings of the texts, (N, H) float16, memory-mapped; made where not yet stored.
@@ -38,9 +39,10 @@ def stored_targets(
         texts: (N,) indices into it.
         pad_id: the tokenizer's.
         cache_dir: folder of all caches; this one's name is a digest of everything it depends on.
+        precision: the mixed precision that the caller has switched on; it only names the cache.
         batch_size: texts of a forward pass.
     """
-    digest = hashlib.sha256(f"{cache.folder.name} {texts.shape}".encode())
+    digest = hashlib.sha256(f"{cache.folder.name} {texts.shape} {precision}".encode())
     digest.update(np.ascontiguousarray(texts))
     for name, tensor in sorted(teacher.state_dict().items()):
         digest.update(name.encode())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transformers.utils import logging as transformers_logging
 
 from eval.arguments import OneLineParser
-from eval.errors import UsageError
+from eval.errors import NothingQualifiesError, UsageError
 from eval.files import write_json
 
 COMMANDS = {
@@ -16,12 +16,15 @@ COMMANDS = {
     "throughput": "texts a second in training, beside a plain loop",
     "ablation": "which terms of the objective open the exits, in short runs",
     "pareto": "quality over depth for thresholds and static cuts; choose a threshold",
+    "calibrate": "the loosest threshold with a guaranteed fidelity on texts of your own",
+    "diagnose": "would texts leave early, would it pay, and do depths compare",
+    "latency": "time of a batch with exits and without, by batch size and length",
     "card": "model_card.md from results/: a rendering, no evaluation",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, or 2 for an argument its caller can mend.
+    """Run the command line; the exit status: 0, 1 if nothing qualifies, 2 for an argument to mend.
 
     Args:
         argv: NAME and its arguments; None: those of the process.
@@ -48,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
+    except NothingQualifiesError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
     print(report.summary)
     if args.output:
         write_json(args.output, report.to_json(argv))

@@ -15,8 +15,13 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the arguments)\n")
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what every evaluation takes: model, data, output and how to run."""
+def add_common_arguments(parser: argparse.ArgumentParser, *, batch_size: bool = True) -> None:
+    """Add what every evaluation takes: model, data, output and how to run.
+
+    Args:
+        parser: where to.
+        batch_size: with `--batch_size`; an evaluation that chooses its batches itself goes without.
+    """
     parser.add_argument(
         "--model",
         required=True,
@@ -24,7 +29,10 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="test", help="split of the data (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="JSON file to write; its folder is made (default: none)")
-    parser.add_argument("--batch_size", type=positive, default=64, help="texts a forward pass (%(default)s)")
+    if batch_size:
+        parser.add_argument(
+            "--batch_size", type=positive, default=64, help="texts a forward pass (%(default)s)"
+        )
     parser.add_argument("--device", help="torch's name of a device (default: the GPU where there is one)")
     parser.add_argument(
         "--trust_remote_code",

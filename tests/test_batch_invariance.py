@@ -18,7 +18,9 @@ from modeling_leap import LeapModel
 
 TEXTS = 2048
 BATCH = 32
-TOLERANCE = 1e-5
+TOLERANCE = 1e-5  # of an embedding's components
+# Of a token's state, relative to its length of about 12: a few tokens amplify rounding, more with AVX-512.
+STATE_TOLERANCE = 1e-4
 NEAR_THETA = 1e-4
 
 pytestmark = pytest.mark.real_weights
@@ -73,21 +75,28 @@ def cosines_by_layer(model: LeapModel, token_ids: list[list[int]], patience: int
     return cosines
 
 
+@pytest.mark.parametrize("spread", [False, True], ids=["as configured", "half leave at each of three layers"])
 @torch.inference_mode()
-def test_same_result_alone_and_in_any_company(model: LeapModel, token_ids: list[list[int]]) -> None:
+def test_same_result_alone_and_in_any_company(
+    model: LeapModel, token_ids: list[list[int]], spread: bool
+) -> None:
     """Each text alone, then in shuffled batches with others and with padding to spare."""
     theta, first, patience = model.config.resolve_exit_rule()
-    first = max(patience + 1, first - 1)  # one layer earlier than configured: more layers to leave at
-    cosines = cosines_by_layer(model, token_ids, patience)[:, first - patience - 1 : -1]  # the layers tested
-    if theta is None:
-        theta = float(cosines.median())
+    depth = model.config.num_hidden_layers
+    cosines = cosines_by_layer(model, token_ids, patience)
+    if theta is None or spread:
+        first = patience + 1
+        medians = cosines.median(dim=0).values[:3].tolist()
+        theta = [None] * patience + medians + [None] * (depth - patience - len(medians))
     rule = {"exit_threshold": theta, "min_exit_layer": first}
+    thetas = theta if isinstance(theta, list) else [theta] * depth
+    thetas = torch.tensor([2.0 if t is None else t for t in thetas])  # 2: no cosine is near it
 
     alone = [model(torch.tensor([row]), **rule) for row in token_ids]
     exits = torch.cat([output.exit_layer for output in alone])
-    layers = torch.arange(first, model.config.num_hidden_layers)
-    tested = layers <= exits.unsqueeze(1)
-    near = ((cosines - theta).abs() <= NEAR_THETA).logical_and(tested).any(dim=1)
+    layers = torch.arange(patience + 1, depth + 1)
+    tested = (layers >= first) & (layers < depth) & (layers <= exits.unsqueeze(1))
+    near = ((cosines - thetas[patience:]).abs() <= NEAR_THETA).logical_and(tested).any(dim=1)
 
     order = torch.randperm(TEXTS, generator=torch.Generator().manual_seed(7)).tolist()
     differing: list[int] = []
@@ -100,18 +109,21 @@ def test_same_result_alone_and_in_any_company(model: LeapModel, token_ids: list[
                 differing.append(i)
                 continue
             embedding = output.sentence_embedding[row] - alone[i].sentence_embedding[0]
-            state = output.last_hidden_state[row, : len(token_ids[i])] - alone[i].last_hidden_state[0]
+            state = alone[i].last_hidden_state[0]
+            moved = (output.last_hidden_state[row, : len(state)] - state).norm(dim=-1) / state.norm(dim=-1)
             worst_embedding = max(worst_embedding, float(embedding.abs().max()))
-            worst_state = max(worst_state, float(state.abs().max()))
+            worst_state = max(worst_state, float(moved.max()))
 
-    histogram = torch.bincount(exits, minlength=model.config.num_hidden_layers + 1)[1:].tolist()
+    histogram = torch.bincount(exits, minlength=depth + 1)[1:].tolist()
     print(  # noqa: T201 (shown by pytest -s, and with a failure)
-        f"theta {theta:.4f} from layer {first}, exits by layer {histogram}; {int(near.sum())} of {TEXTS} "
+        f"theta {theta} from layer {first}, exits by layer {histogram}; {int(near.sum())} of {TEXTS} "
         f"texts within {NEAR_THETA} of theta, {len(differing)} left elsewhere in company; "
         f"largest difference: embedding {worst_embedding:.1e}, state {worst_state:.1e}"
     )
-    assert sum(count > 0 for count in histogram) >= 2, "the test needs texts that leave at different layers"
+    assert sum(count > 0 for count in histogram) >= (4 if spread else 2), (
+        "the test needs texts that leave at different layers"
+    )
     assert all(near[i] for i in differing)
     assert near.float().mean() <= 0.02
     assert worst_embedding <= TOLERANCE
-    assert worst_state <= TOLERANCE
+    assert worst_state <= STATE_TOLERANCE

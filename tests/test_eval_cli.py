@@ -104,7 +104,10 @@ def test_pareto_chooses_and_writes(toy: dict[str, str], capsys: pytest.CaptureFi
         ("retrieval --model {model} --data {pairs}", "--data: cannot load"),
         ("retrieval --model {model} --data {beir} --teacher no", "--teacher: 'no' is neither"),
         ("retrieval --model {model} --data {beir} --teacher_documents_only", "give --teacher"),
-        ("pareto --model {model} --data {pairs} --choose", "--choose: goes with --max_mean_layer or --max_loss"),
+        (
+            "pareto --model {model} --data {pairs} --choose",
+            "--choose: goes with --max_mean_layer or --max_loss",
+        ),
         ("pareto --model {model} --data {pairs} --write", "--write: writes what --choose has chosen"),
         ("pareto --model a/b --choose --max_mean_layer 3 --write", "--write: 'a/b' is not a folder"),
     ],
