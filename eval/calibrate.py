@@ -25,7 +25,7 @@ from eval.errors import NothingQualifiesError, UsageError
 from eval.exits import FloatArray, exit_layers, row_cosines, successive_cosines
 from eval.files import checksum, write_json
 from eval.report import Report
-from eval.risk import fixed_sequence, hoeffding_bentkus
+from eval.risk import fixed_sequence, hoeffding_bentkus, simulate
 from eval.texts import load_texts_or_pairs, texts_of
 
 # Fixed here, before any text is seen, as the tests along a path need it. Fine steps: length costs nothing.
@@ -44,6 +44,7 @@ def calibrate(
     delta: float,
     per_layer: bool = False,
     min_exit_layer: int | None = None,
+    resamples: int = 0,
     seed: int = 0,
     batch_size: int = 64,
     progress: str | None = None,
@@ -61,7 +62,9 @@ def calibrate(
         delta: bound on the probability that the rule found breaks that bound, in (0, 1).
         per_layer: one threshold a layer.
         min_exit_layer: l_min, below the last layer; None: the model's own.
-        seed: of the draw of the texts that a path is learnt on.
+        resamples: repeat the calibration so often, on resamples of the texts tested on a fifth of their
+            number, and count how often the guarantee failed (`eval.risk.simulate`); 0: do not.
+        seed: of the draw of the texts that a path is learnt on, and of the resamples.
         batch_size: texts a forward pass.
         progress: the label of a progress bar; None: no bar.
 
@@ -69,7 +72,7 @@ def calibrate(
         `exit_threshold`, `min_exit_layer`, `exit_patience`: the rule; `alpha`, `delta`; `n`, texts tested on;
         of those the `risk` and its `p_value`, `mean_exit_layer` and `exit_histogram` at layers 1 .. L;
         `grid`: the `first` and `last` thresholds of the path, how many there are, `count`, and how many texts
-        it was learnt on, `learnt_on`; `method`, in words.
+        it was learnt on, `learnt_on`; `method`, in words; with `resamples`, `simulation`.
 
     Raises:
         UsageError: a value out of its range, before any work.
@@ -95,7 +98,8 @@ def calibrate(
 
     count = len(losses)
     left = np.stack([exit_layers(cosines, thetas, first_layer) for thetas in path])  # (J, n)
-    risks = losses[np.arange(count), left - 1].mean(axis=1)
+    taken = losses[np.arange(count), left - 1]
+    risks = taken.mean(axis=1)
     p_values = hoeffding_bentkus(risks, count, alpha)
     passed = int(fixed_sequence(p_values, delta))
     if not passed:
@@ -104,7 +108,7 @@ def calibrate(
             f"{risks.min():.4f}: {_remedy(risks.min(), alpha, delta)}"
         )
     chosen = passed - 1
-    return {
+    figures = {
         "exit_threshold": path[chosen],
         "min_exit_layer": first_layer,
         "exit_patience": patience,
@@ -119,6 +123,11 @@ def calibrate(
         "method": "Learn-then-Test (arXiv 2110.01052), Hoeffding-Bentkus p-values, fixed sequence; risk: "
         "mean of 1 - cosine to the full-depth embedding, clipped to [0, 1]",
     }
+    if resamples:
+        figures["simulation"] = simulate(
+            taken, count=count // 5, alpha=alpha, delta=delta, resamples=resamples, seed=seed
+        )
+    return figures
 
 
 def _remedy(risk: float, alpha: float, delta: float) -> str:
@@ -207,6 +216,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--per_layer", action="store_true", help="one threshold a layer")
     parser.add_argument("--min_exit_layer", type=positive, help="l_min, from 1 (default: the model's own)")
+    parser.add_argument(
+        "--resamples",
+        type=positive,
+        default=0,
+        help="see how often the guarantee fails when this is repeated on so many resamples of the texts",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the draws of texts (default: %(default)s)")
     parser.add_argument("--write", action="store_true", help="write rule and certificate into config.json")
 
@@ -231,6 +246,7 @@ def run(args: argparse.Namespace) -> Report:
         delta=args.delta,
         per_layer=args.per_layer,
         min_exit_layer=args.min_exit_layer,
+        resamples=args.resamples,
         seed=args.seed,
         batch_size=args.batch_size,
         progress=data.name,
@@ -252,4 +268,10 @@ def _summary(data: TextData, figures: dict[str, Any]) -> str:
         f"  mean exit layer {figures['mean_exit_layer']:.3f} of {len(histogram)}, by layer {histogram}",
         "  It holds for these weights and texts exchangeable with these, independent draws from one source.",
     ]
+    if "simulation" in figures:
+        simulation = figures["simulation"]
+        lines.append(
+            f"  on {simulation['resamples']} resamples of {simulation['texts']} texts it held in "
+            f"{simulation['holding']:.1%}; asked: {1 - figures['delta']:g} or more"
+        )
     return "\n".join(lines)

@@ -44,3 +44,39 @@ def fixed_sequence(p_values: FloatArray, delta: float) -> IntArray:
         (...) numbers in [0, J].
     """
     return np.logical_and.accumulate(p_values <= delta, axis=-1).sum(axis=-1)
+
+
+def simulate(
+    losses: FloatArray, *, count: int, alpha: float, delta: float, resamples: int, seed: int
+) -> dict[str, int | float]:
+    """Repeat the calibration on resamples and count how often the bound was broken after all.
+
+    Args:
+        losses: (J, N) in [0, 1], of N texts at J settings in the order of the tests. These texts are taken
+            for all there are: their mean losses are the expected risks.
+        count: n, texts of a resample, drawn with replacement.
+        alpha: bound on the expected risk.
+        delta: bound on the probability that the chosen setting breaks it.
+        resamples: how many.
+        seed: of the draws.
+
+    Returns:
+        `resamples`, `texts` (of each), `population` (N); `broken`: in how many the expected risk of the
+        setting chosen exceeds alpha; `holding`, the share of the others; `nothing_chosen`: in how many not
+        even the first setting passed.
+    """
+    expected = losses.mean(axis=1, dtype=np.float64)
+    draws = np.random.default_rng(seed).multinomial(
+        count, np.full(losses.shape[1], 1 / losses.shape[1]), resamples
+    )
+    risks = draws.astype(np.float64) @ losses.T / count  # (resamples, J)
+    chosen = fixed_sequence(hoeffding_bentkus(risks, count, alpha), delta)
+    broken = int((expected[chosen[chosen > 0] - 1] > alpha).sum())
+    return {
+        "resamples": resamples,
+        "texts": count,
+        "population": losses.shape[1],
+        "broken": broken,
+        "holding": 1 - broken / resamples,
+        "nothing_chosen": int((chosen == 0).sum()),
+    }

@@ -76,6 +76,12 @@ def test_per_layer_tests_on_texts_that_the_path_has_not_seen(encoder: Encoder) -
     assert found["p_value"] <= 0.1
 
 
+def test_the_guarantee_holds_on_resamples(encoder: Encoder) -> None:
+    found = calibrate(encoder, toy_texts(2000), alpha=0.2, delta=0.2, resamples=200)["simulation"]
+    assert (found["resamples"], found["texts"], found["population"]) == (200, 400, 2000)
+    assert found["holding"] >= 0.8
+
+
 def test_losses(encoder: Encoder) -> None:
     layers = encode_layers(encoder, toy_texts(20))
     layers[4, 2] = 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.risk import fixed_sequence, hoeffding_bentkus
+from eval.risk import fixed_sequence, hoeffding_bentkus, simulate
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.3])
@@ -34,14 +34,12 @@ def test_the_guarantee_holds_in_simulation() -> None:
     losses = np.where(leaves[:, None] < np.linspace(0.05, 0.95, 40), size[:, None], 0).astype(np.float32)
     expected = losses.mean(axis=0)
     assert expected[0] < alpha < expected[-1]
-    risk = losses[rng.integers(len(losses), size=(resamples, 300))].mean(axis=1)  # (1000, 40)
-
-    def share_above_alpha(chosen: np.ndarray) -> float:
-        return float((expected[chosen[chosen > 0] - 1] > alpha).sum() / resamples)
-
-    chosen = fixed_sequence(hoeffding_bentkus(risk, 300, alpha), delta)
+    found = simulate(losses.T, count=300, alpha=alpha, delta=delta, resamples=resamples, seed=1)
     error = 3 * np.sqrt(delta * (1 - delta) / resamples)
-    assert share_above_alpha(chosen) <= delta + error
-    assert (chosen > 0).mean() > 0.99  # and it does choose
-    # What the test is there for: the loosest setting whose observed risk is below alpha breaks the bound.
-    assert share_above_alpha((risk <= alpha).sum(axis=1)) > delta + error
+    assert found["broken"] / resamples <= delta + error
+    assert found["holding"] == 1 - found["broken"] / resamples
+    assert found["nothing_chosen"] < 0.01 * resamples  # and it does choose
+    # What it is there for: the loosest setting whose observed risk is below alpha breaks the bound.
+    risk = losses[rng.integers(len(losses), size=(resamples, 300))].mean(axis=1)  # (1000, 40)
+    chosen = (risk <= alpha).sum(axis=1)
+    assert (expected[chosen[chosen > 0] - 1] > alpha).mean() > delta + error
