@@ -27,7 +27,7 @@ from distill.checkpoint import load_checkpoint, save_checkpoint
 from distill.data import TokenCache, batch_loader, draw_texts, length_grouped_batches
 from distill.evaluation import evaluate_student
 from distill.objective import Objective
-from distill.release import push, write_model
+from distill.release import model_card, push, write_model
 from distill.students import Distilled, freeze, make_student, parse_layer_starts
 from distill.teacher import stored_targets, teacher_layers
 from eval.data import load_sts
@@ -119,6 +119,7 @@ def train(args: argparse.Namespace) -> None:  # noqa: C901 - a recipe, read from
     teacher.to(device)
 
     # 2. Texts, tokenised once; the first process does it and the others find it done.
+    data_on_hub = [source.name for source in text_sources(args) if not source.files()]
     with accelerator.main_process_first():
         cache = TokenCache.build(
             text_sources(args), tokenizer, args.max_length, args.cache_dir, args.streaming
@@ -218,10 +219,12 @@ def train(args: argparse.Namespace) -> None:  # noqa: C901 - a recipe, read from
     accelerator.end_training()
     if accelerator.is_main_process:
         student = accelerator.unwrap_model(model).student
-        write_model(args.output_dir / "model", student, tokenizer, args.save_max_length, args.save_dtype)
+        folder = args.output_dir / "model"
+        card = model_card(student, args.teacher, args.recipe, args.push_to_hub, data_on_hub)
+        write_model(folder, student, tokenizer, args.save_max_length, args.save_dtype, card)
         write_json(args.output_dir / "log.json", {"run": run, "log": log.rows})
         if args.push_to_hub:
-            print(push(args.output_dir / "model", args.push_to_hub))
+            print(push(folder, args.push_to_hub))
 
 
 class Log:

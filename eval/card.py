@@ -14,7 +14,7 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from eval import card_facts
+from eval import card_evidence, card_facts
 from eval.arguments import check_writable
 from eval.card_results import Json, Results, read_results
 from eval.errors import UsageError
@@ -85,7 +85,9 @@ def render(results: Results, repository: str | None = None) -> Card:
         retrieval=results.retrieval,
         latency=results.latency,
         pareto=results.pareto,
-        picture=results.picture,
+        pictures=results.pictures,
+        results=results,
+        evidence=card_evidence,
         compared=card_facts.comparisons(results),
         training=card_facts.training(results),
         sources=card_facts.sources(results),
@@ -100,12 +102,15 @@ def render(results: Results, repository: str | None = None) -> Card:
 
 def _metadata(results: Results, name: str) -> ModelCardData:
     """The card's YAML block; huggingface_hub checks it."""
-    figures = results.sts["figures"]
-    rule = f"exits, theta {card_facts.theta_text(figures['exits']['exit_threshold'])}"
-    found = [
-        _sts_result(results.sts, "full depth", figures["full_depth"]["spearman"]),
-        _sts_result(results.sts, rule, figures["exits"]["spearman"]),
-    ]
+    theta = results.config["exit_threshold"]
+    rule = "exits, " + ("a theta a layer" if isinstance(theta, list) else f"theta {theta:g}")
+    found = []
+    for result in card_facts.similarity_results(results):
+        figures = result["figures"]
+        found += [
+            _sts_result(result, "full depth", figures["full_depth"]["spearman"]),
+            _sts_result(result, rule, figures["exits"]["spearman"]),
+        ]
     for result in results.retrieval:
         settings = result["figures"]["settings"]
         names = {
@@ -137,6 +142,8 @@ def _metadata(results: Results, name: str) -> ModelCardData:
         base_model=TEACHER,
         # The nearest of adapter, merge, quantized and finetune: it starts from its teacher's layers.
         base_model_relation="finetune",
+        # To the Hub these are the sets trained on; those measured on are in the evaluation results.
+        datasets=card_facts.trained_on(results),
         metrics=list(dict.fromkeys(result.metric_type for result in found)),
         model_name=name,
         eval_results=found,
@@ -187,7 +194,10 @@ def _entries(results: Results) -> dict[str, str]:
             "card: needs a newer huggingface_hub: pip install --upgrade huggingface_hub"
         ) from error
 
-    found = [(results.sts, results.sts["figures"]["exits"]["spearman"], "Spearman of cosine")]
+    found = [
+        (result, result["figures"]["exits"]["spearman"], "Spearman of cosine")
+        for result in card_facts.similarity_results(results)
+    ]
     found += [
         (result, result["figures"]["settings"]["exits"]["ndcg@10"], "nDCG@10")
         for result in card_facts.over_own(results)

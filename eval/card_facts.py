@@ -21,12 +21,17 @@ NON_COMMERCIAL = ("NC", "non-commercial")
 # Short names of evaluation sets -> how people call them, and their id on the Hub where it is the same set.
 SETS = {
     "stsb": ("STS Benchmark", "mteb/stsbenchmark-sts"),
+    "STS12": ("STS12", "mteb/sts12-sts"),
+    "STS13": ("STS13", "mteb/sts13-sts"),
+    "STS15": ("STS15", "mteb/sts15-sts"),
     "scifact": ("SciFact", "BeIR/scifact"),
     "arguana": ("ArguAna", "BeIR/arguana"),
     "cranfield": ("Cranfield", None),
     "cacm": ("CACM", None),
     "nfcorpus-stopped-partial": ("NFCorpus, partial and without stop words", None),
 }
+# Training sources that are a data set of the Hub -> its id. The others came from GitHub and are none.
+TRAINED_ON = {"stsb-train": "mteb/stsbenchmark-sts"}
 
 
 @dataclass(frozen=True)
@@ -77,20 +82,44 @@ def compare(
     return Comparison(name, metric, exits, mean_layer, best["layer"], best[key], between)
 
 
+def _parts(data: Json) -> tuple[str, str]:
+    """Short name and split of a set; of a file of texts its name, and no split."""
+    name, _, last = data["name"].rpartition("/")
+    return (name, last) if name and "." not in last else (last, "")
+
+
 def set_name(data: Json) -> str:
     """The name that people know a set by, from `data` of its result."""
-    short = data["name"].rpartition("/")[0]
+    short = _parts(data)[0]
     return SETS.get(short, (short, None))[0]
 
 
 def hub_id(data: Json) -> str | None:
     """The set's id on the Hub, from `data` of its result; None where it is not there in this form."""
-    return SETS.get(data["name"].rpartition("/")[0], (None, None))[1]
+    return SETS.get(_parts(data)[0], (None, None))[1]
 
 
 def split(data: Json) -> str:
-    """The split of a set, from `data` of its result."""
-    return data["name"].rpartition("/")[2]
+    """The split of a set, from `data` of its result; empty for a file of texts, which has none."""
+    return _parts(data)[1]
+
+
+def described(data: Json) -> str:
+    """A set with its split: `STS Benchmark, test`; of a file of texts its name."""
+    return ", ".join(part for part in (set_name(data), split(data)) if part)
+
+
+def rule_words(rule: Json) -> str:
+    """An exit rule in words: `theta 0.9, no exit before layer 2`, or `theta 0.8 at layer 3, ...`."""
+    theta, first_layer = rule["exit_threshold"], rule["min_exit_layer"]
+    if not isinstance(theta, list):
+        return f"theta {theta_text(theta)}, no exit before layer {first_layer}"
+    read = [
+        f"{value:g} at layer {layer}"
+        for layer, value in enumerate(theta[:-1], start=1)  # at the last layer all leave
+        if layer >= first_layer and value is not None
+    ]
+    return "theta " + (", ".join(read) or "none")
 
 
 def over_teacher(results: Results) -> list[Json]:
@@ -103,26 +132,39 @@ def over_own(results: Results) -> list[Json]:
     return [found for found in results.retrieval if "exit_queries" in found["figures"]["settings"]]
 
 
-def measured(results: Results) -> list[Json]:
-    """Every result that figures are drawn from, the model's first."""
-    grids = [results.validation] + ([results.pareto] if results.pareto else [])
-    return [results.sts, results.teacher, *grids, *results.retrieval, *results.latency]
+def similarity_results(results: Results) -> list[Json]:
+    """The model's results on similarity sets, STS-B's first."""
+    return [results.sts, *(result for result, _ in results.similarity)]
+
+
+def measured(results: Results) -> list[tuple[Json, str]]:
+    """Every result that figures are drawn from, the model's first, each with a note on what it is of."""
+    grids = [results.validation, results.pareto]
+    found = [(results.sts, ""), (results.teacher, "the teacher"), *((grid, "") for grid in grids)]
+    for result, teachers in results.similarity:
+        found += [(result, ""), (teachers, "the teacher")]
+    found += [(result, "") for result in [*results.retrieval, *results.latency, results.diagnosis]]
+    found += [(results.teacher_diagnosis, "the teacher"), *((result, "") for result in results.calibrations)]
+    found += [(result, "short runs") for result in (results.baselines, results.ablation)]
+    return [(result, note) for result, note in found if result]
 
 
 def comparisons(results: Results) -> list[Comparison]:
-    """Exits beside fixed cuts on every set: STS-B, then the retrieval sets."""
-    figures = results.sts["figures"]
-    exits = figures["exits"]
-    found = [
-        compare(
-            set_name(results.sts["data"]),
-            "Spearman",
-            exits["spearman"],
-            exits["mean_exit_layer"],
-            figures["static"],
-            "spearman",
+    """Exits beside fixed cuts on every set: STS-B, the other similarity sets, then the retrieval sets."""
+    found = []
+    for result in similarity_results(results):
+        figures = result["figures"]
+        exits = figures["exits"]
+        found.append(
+            compare(
+                set_name(result["data"]),
+                "Spearman",
+                exits["spearman"],
+                exits["mean_exit_layer"],
+                figures["static"],
+                "spearman",
+            )
         )
-    ]
     for result in over_teacher(results):
         setting = result["figures"]["settings"]["teacher_documents"]
         found.append(
@@ -329,3 +371,8 @@ def sources(results: Results) -> dict[str, Any]:
             if any(mark in licence for mark in NON_COMMERCIAL)
         ],
     }
+
+
+def trained_on(results: Results) -> list[str] | None:
+    """Ids of the data sets of the Hub that texts were trained on; None where there are none."""
+    return [TRAINED_ON[name] for name in sources(results)["names"] if name in TRAINED_ON] or None

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,21 @@ REQUIRED = {
         "--output results/pareto-stsb-validation.json"
     ),
 }
+# What else it draws on where it is there; `-teacher` after a name: the same, of the teacher.
+OPTIONAL = (
+    "pareto-stsb-test.json",
+    "retrieval-*.json",
+    "latency*.json",
+    "sts-*-test.json",
+    "sts-*-test-teacher.json",
+    "diagnose-stsb.json",
+    "diagnose-stsb-teacher.json",
+    "calibrate-*.json",
+    "baselines.json",
+    "ablation.json",
+)
+OF_TEACHER = "-teacher.json"
+PICTURES = (".png", ".svg")
 COPY_LOG = "copy log.json of the training run's --output_dir to results/train-NAME.json"
 RULE = ("exit_threshold", "min_exit_layer", "exit_patience")
 
@@ -42,7 +58,13 @@ class Results:
         latency: one a machine or device.
         training: name -> `run` of each training run, in the order in which they go on from one another.
         sources: the rows of card_sources.csv: `source`, `repository`, `licence`.
-        picture: path of the validation grid's picture, beside it; None where there is none.
+        similarity: of the model on other similarity sets, each with the teacher's, None where it is missing.
+        diagnosis: `eval.diagnose` of the model; None where there is none, as for all that follow.
+        teacher_diagnosis: the same of the teacher.
+        calibrations: thresholds with a guarantee, by `eval.calibrate`.
+        baselines: LEAP beside other ways to train, in short runs.
+        ablation: variants of the objective and the start, in short runs.
+        pictures: name of a result, without ending -> name of the picture beside it.
     """
 
     config: Json
@@ -54,12 +76,23 @@ class Results:
     latency: list[Json]
     training: dict[str, Json]
     sources: list[dict[str, str]]
-    picture: Path | None
+    similarity: list[tuple[Json, Json | None]]
+    diagnosis: Json | None
+    teacher_diagnosis: Json | None
+    calibrations: list[Json]
+    baselines: Json | None
+    ablation: Json | None
+    pictures: dict[str, str]
 
     @property
     def rule(self) -> Json:
         """The exit rule of the config."""
         return {key: self.config[key] for key in RULE}
+
+    @property
+    def certificate(self) -> Json | None:
+        """The guarantee that `eval.calibrate --write` put into the config; None where there is none."""
+        return self.config.get("exit_certificate")
 
 
 def read_results(folder: Path, config: Path) -> Results:
@@ -84,29 +117,49 @@ def read_results(folder: Path, config: Path) -> Results:
     if not config.is_file():
         raise UsageError(f"--config: there is no file {str(config)!r}: give the model's config.json")
 
-    found = {path.name: _read(path) for path in sorted(folder.glob("*.json")) if _is_measured(path.name)}
-    pareto = found.get("pareto-stsb-test.json")
-    picture = folder / "pareto-stsb-validation.png"
+    paths = [path for path in sorted(folder.glob("*.json")) if _is_measured(path.name)]
+    found = {path.name: _read(path) for path in paths}
+
+    def starting_with(prefix: str) -> list[Json]:
+        return [found[name] for name in found if name.startswith(prefix)]
+
     results = Results(
         config=_read(config),
         sts=found["sts-stsb-test.json"],
         teacher=found["sts-stsb-test-teacher.json"],
         validation=found["pareto-stsb-validation.json"],
-        pareto=pareto,
-        retrieval=[content for name, content in found.items() if name.startswith("retrieval-")],
-        latency=[content for name, content in found.items() if name.startswith("latency")],
+        pareto=found.get("pareto-stsb-test.json"),
+        retrieval=starting_with("retrieval-"),
+        latency=starting_with("latency"),
         training=_in_order({path.stem.removeprefix("train-"): _read(path)["run"] for path in logs}),
         sources=_sources(),
-        picture=picture if picture.is_file() else None,
+        similarity=[
+            (found[name], found.get(name.replace(".json", OF_TEACHER)))
+            for name in found
+            if fnmatch(name, "sts-*-test.json") and name not in REQUIRED
+        ],
+        diagnosis=found.get("diagnose-stsb.json"),
+        teacher_diagnosis=found.get("diagnose-stsb-teacher.json"),
+        calibrations=starting_with("calibrate-"),
+        baselines=found.get("baselines.json"),
+        ablation=found.get("ablation.json"),
+        pictures={
+            path.stem: f"{path.stem}{ending}"
+            for path in paths
+            for ending in reversed(PICTURES)  # the first of them last, so that it stays
+            if path.with_suffix(ending).is_file()
+        },
     )
     _check_rule(results, found)
+    _check_certificate(results)
     _check_data(found)
+    _check_twins(found)
     _check_weights(found)
     return results
 
 
 def _is_measured(name: str) -> bool:
-    return name in (*REQUIRED, "pareto-stsb-test.json") or name.startswith(("retrieval-", "latency"))
+    return name in REQUIRED or any(fnmatch(name, pattern) for pattern in OPTIONAL)
 
 
 def _read(path: Path) -> Json:
@@ -132,15 +185,52 @@ def _check_data(found: Mapping[str, Json]) -> None:
         )
 
 
-def _check_weights(found: Mapping[str, Json]) -> None:
-    """Raise a UsageError unless all files are of the weights that sts-stsb-test.json is of."""
-    first = "sts-stsb-test.json"
-    expected = found[first]["models"]["model"]["sha256"]
+def _check_twins(found: Mapping[str, Json]) -> None:
+    """Raise a UsageError unless what stands beside each other, of model and teacher, is of the same data."""
     for name, content in found.items():
-        if name != "sts-stsb-test-teacher.json" and content["models"]["model"]["sha256"] != expected:
+        first = name.replace(OF_TEACHER, ".json")
+        if first == name or first not in found:
+            continue
+        command = content["provenance"]["command"]
+        if content["data"] != found[first]["data"]:
             raise UsageError(
-                f"--results: {name} and {first} are of different weights: make both again, "
-                f"{name} with `{content['provenance']['command']}`"
+                f"--results: {name} is of other data than {first}: make both again, {name} with `{command}`"
+            )
+        if content["figures"].get("exit_threshold") != found[first]["figures"].get("exit_threshold"):
+            raise UsageError(
+                f"--results: {name} is of another theta than {first}: make it again with `{command}`"
+            )
+
+
+def _check_weights(found: Mapping[str, Json]) -> None:
+    """Raise a UsageError unless all files are of the same weights, of the model or of the teacher."""
+    for name, content in found.items():
+        teachers_only = name.endswith(OF_TEACHER) or name in ("baselines.json", "ablation.json")
+        for role, model in content["models"].items():
+            of_teacher = teachers_only or role == "teacher"
+            first = "sts-stsb-test-teacher.json" if of_teacher else "sts-stsb-test.json"
+            if model["sha256"] != found[first]["models"]["model"]["sha256"]:
+                raise UsageError(
+                    f"--results: {name} and {first} are of different weights: make both again, "
+                    f"{name} with `{content['provenance']['command']}`"
+                )
+
+
+def _check_certificate(results: Results) -> None:
+    """Raise a UsageError unless the certificate in config.json, if any, is of its rule and of the weights."""
+    certificate = results.certificate
+    if certificate is None:
+        return
+    rule = {key: certificate[key] for key in RULE}
+    weights = results.sts["models"]["model"]["sha256"]
+    for what, same in (
+        ("another exit rule", rule == results.rule),
+        ("other weights", certificate["model_sha256"] == weights),
+    ):
+        if not same:
+            raise UsageError(
+                f"config.json has an exit_certificate of {what}, which is void: take it out, or calibrate "
+                "again with --write"
             )
 
 
@@ -151,12 +241,13 @@ def _check_rule(results: Results, found: Mapping[str, Json]) -> None:
             "config.json has no exit_threshold: choose one with "
             f"`{REQUIRED['pareto-stsb-validation.json']}`, then measure again"
         )
-    rules = {
-        "pareto-stsb-validation.json": results.validation["figures"].get("chosen"),
-        "sts-stsb-test.json": results.sts["figures"]["exits"],
-    }
+    rules = {}
+    if results.certificate is None:  # else the rule is the certified one
+        rules["pareto-stsb-validation.json"] = results.validation["figures"].get("chosen")
     for name, content in found.items():
-        if name.startswith("retrieval-"):
+        if fnmatch(name, "sts-*-test.json"):
+            rules[name] = content["figures"]["exits"]
+        elif name.startswith("retrieval-"):
             rules[name] = content["figures"]["exit_rule"]
         elif name.startswith("latency"):
             rules[name] = content["figures"]
