@@ -1,6 +1,7 @@
 """The command line of train_leap.py, and what is wrong with it before anything is loaded."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import NoReturn
 from distill.data import TextSource
 from distill.objective import ObjectiveConfig
 from distill.recipes import RECIPES
+from distill.release import check_push
 from distill.students import parse_layer_starts
 
 TERM_HELP = {
@@ -285,6 +287,9 @@ def check(args: argparse.Namespace) -> None:
         args.resume or not any(checkpoints.glob("step-*")),
         f"--output_dir: {args.output_dir} holds a run already: pass --resume to go on, or another folder",
     )
+    # Last, as it asks the Hub; and once for all processes, as the Hub rations this question.
+    if args.push_to_hub is not None and os.environ.get("RANK", "0") == "0":
+        check_push(args.push_to_hub)
 
 
 def _check_objective(config: ObjectiveConfig) -> None:

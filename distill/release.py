@@ -1,13 +1,17 @@
 """The folder that a finished model goes into, whole or not at all, and its way to the Hub."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelCardData
+from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedTokenizerBase
 
 from distill.files import write_folder
+from eval.errors import UsageError
 from modeling_leap import LeapModel
 
 MODULES = [
@@ -22,6 +26,32 @@ MODULES = [
     {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
 ]
 
+CARD = """---
+{metadata}
+---
+
+# {title}
+
+A sentence encoder of {layers} layers and {width} dimensions, distilled from {teacher} by LEAP
+([arXiv 2605.01058](https://arxiv.org/abs/2605.01058)), recipe `{recipe}`. A text can leave the network at the
+first layer where its embedding has converged.
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{name}", trust_remote_code=True, revision="COMMIT")
+embeddings = model.encode(["Hello!", "A longer sentence."])
+```
+
+`trust_remote_code=True` runs the two Python files of this repository. Read them, and put the full hash of the
+commit that you have read in the place of `COMMIT`: later changes then do not run at your side.
+`AutoModel.from_pretrained` of transformers takes the same arguments. Without them the weights load as a plain
+BERT model of full depth.
+
+**Exit rule.** {rule}
+Per call, `encode(texts, exit_threshold=...)` sets another threshold, and `None` full depth.
+"""
+
 
 def write_model(
     folder: Path,
@@ -29,8 +59,9 @@ def write_model(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     dtype: str = "float32",
+    card: str | None = None,
 ) -> None:
-    """Write weights (safetensors), code, tokenizer and what sentence-transformers reads.
+    """Write weights (safetensors), code, tokenizer, card and what sentence-transformers reads.
 
     Args:
         folder: replaced as a whole.
@@ -39,6 +70,7 @@ def write_model(
         max_length: tokens to which sentence-transformers is to cut texts.
         dtype: of the stored weights. float16 halves the download; the config still says float32, in which
             a model is loaded where nothing else is asked for: a CPU is slow in half precision.
+        card: the content of README.md, as `model_card` makes it; None writes none.
     """
     weights = {name: tensor.to(getattr(torch, dtype)) for name, tensor in model.state_dict().items()}
     with write_folder(folder) as partial:
@@ -50,15 +82,131 @@ def write_model(
         )
         pooling = {"word_embedding_dimension": model.config.hidden_size, "pooling_mode_mean_tokens": True}
         _write_json(partial / "1_Pooling" / "config.json", pooling)
+        if card is not None:
+            (partial / "README.md").write_text(card, encoding="utf-8")
+
+
+def model_card(
+    model: LeapModel, teacher: str, recipe: str, repository: str | None = None, datasets: Sequence[str] = ()
+) -> str:
+    """README.md of a model: what the Hub's search and its widgets go by, how to load it, its exit rule.
+
+    Args:
+        model: its config holds the exit rule and the sizes.
+        teacher: as on the command line; named as base model where it is a Hub id.
+        recipe: name of the objective.
+        repository: OWNER/NAME, where it is known; else the loading code names a folder.
+        datasets: Hub ids of the training texts.
+    """
+    config = model.config
+    on_hub = teacher.count("/") == 1 and not Path(teacher).exists() and teacher[0] not in "./~"
+    metadata = ModelCardData(
+        base_model=teacher if on_hub else None,
+        base_model_relation="finetune" if on_hub else None,
+        datasets=list(datasets) or None,
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "feature-extraction", "early-exit", "custom_code", "arxiv:2605.01058"],
+    )
+    title = repository.split("/")[1] if repository else "LEAP sentence encoder"
+    # What is no Hub id may be a path of this machine, which a reader elsewhere has no use for.
+    linked = f"[{teacher}](https://huggingface.co/{teacher})" if on_hub else f"`{teacher.rpartition('/')[2]}`"
+    content = CARD.format(
+        metadata=metadata.to_yaml(),
+        title=title,
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        teacher=linked,
+        recipe=recipe,
+        name=repository or "PATH/TO/THIS/FOLDER",
+        rule=_exit_rule(model),
+    )
+    return str(ModelCard(content))  # which parses the metadata: what the Hub would refuse fails here
+
+
+def _exit_rule(model: LeapModel) -> str:
+    """The rule of its config in a sentence."""
+    threshold, first, patience = model.config.resolve_exit_rule()
+    if threshold is None:
+        return "By its config no text leaves before the last layer."
+    if isinstance(threshold, list):
+        each = ", ".join("none" if theta is None else f"{theta:g}" for theta in threshold)
+        reached = f"that layer's threshold ({each})"
+    else:
+        reached = f"{threshold:g}"
+    before = "the layer before" if patience == 1 else f"{patience} layers before"
+    return (
+        f"By its config a text leaves at the first layer, from layer {first} on, whose mean-pooled embedding "
+        f"has a cosine of at least {reached} with that of {before}."
+    )
+
+
+def check_push(repository: str) -> None:
+    """Say what would keep a finished model from being uploaded before the time to train it is spent.
+
+    Args:
+        repository: OWNER/NAME.
+
+    Raises:
+        UsageError: it is not of that form, the Hub cannot be asked, or knows no login that may write.
+    """
+    try:
+        validate_repo_id(repository)
+        well_formed = repository.count("/") == 1  # which the Hub's own check lets go, for names of old
+    except ValueError:
+        well_formed = False
+    if not well_formed:
+        raise UsageError(f"--push_to_hub: {repository!r} is no name on the Hub: give OWNER/NAME")
+    remedy = "run `hf auth login` or set HF_TOKEN"
+    try:
+        user = HfApi().whoami()
+    except Exception as error:
+        # Any: which library's errors of HTTP come through differs between versions of huggingface_hub.
+        raise UsageError(f"--push_to_hub: no login at the Hub: {remedy} ({_reason(error)})") from error
+    if _role(user) == "read":
+        raise UsageError(f"--push_to_hub: this login may only read: {remedy}, with a token that may write")
 
 
 def push(folder: Path, repository: str) -> str:
-    """Upload the folder to a repository of the Hub in one commit, made where there is none; its address."""
+    """Upload the folder to a repository of the Hub in one commit, made where there is none.
+
+    Args:
+        folder: as `write_model` leaves it.
+        repository: OWNER/NAME; files that it has and the folder has not stay there.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        UsageError: it cannot be uploaded; the folder is as it was, and the repository has no part of it.
+    """
     api = HfApi()
-    api.create_repo(repository, exist_ok=True)
-    return str(
-        api.upload_folder(folder_path=folder, repo_id=repository, commit_message="LEAP model").commit_url
-    )
+    # Not upload_folder: from huggingface_hub 2 on it may spread a folder over several commits.
+    files = [
+        CommitOperationAdd(path.relative_to(folder).as_posix(), path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+    try:
+        api.create_repo(repository, exist_ok=True)
+        commit = api.create_commit(repository, files, commit_message="LEAP model")
+    except Exception as error:  # as in `check_push`
+        raise UsageError(
+            f"--push_to_hub: cannot upload to {repository!r} ({_reason(error)}): the model is whole in "
+            f"{folder}, try again by `hf upload {repository} {folder}`"
+        ) from error
+    return str(commit.commit_url)
+
+
+def _role(user: dict[str, Any]) -> str | None:
+    """What the token of a `whoami` may do, where the Hub says so: "read", "write" or "fineGrained"."""
+    return ((user.get("auth") or {}).get("accessToken") or {}).get("role")
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of an error's message."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].split(". ")[0].rstrip(".")
 
 
 def _write_json(path: Path, content: object) -> None:

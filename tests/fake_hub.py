@@ -1,0 +1,454 @@
+"""A Hub on 127.0.0.1 for the tests: models and data sets in memory, over as much of its API as they need.
+
+A program started with `FakeHub.environment` takes it for the Hub: its own huggingface_hub makes repositories,
+uploads, commits, lists and downloads. As on the Hub, a commit is taken whole or refused, every commit stays
+readable by its hash, weights are sent ahead of the commit that names them, and who downloads them is sent on
+to another host, which must see no token.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+OWNER = "owner"  # whom WRITER and READER belong to, and the only namespace there is
+WRITER, READER = "hf_writes", "hf_reads"
+ROLES = {WRITER: "write", READER: "read"}
+LARGE = (".safetensors", ".parquet")  # sent as LFS files, with everything above LARGE_BYTES
+LARGE_BYTES = 10 * 2**20
+DATE = "2026-01-01T00:00:00.000Z"
+
+Files = dict[str, bytes]
+
+
+class RefusalError(Exception):
+    """An error the Hub answers with.
+
+    Args:
+        status: of HTTP.
+        code: the Hub's own, in X-Error-Code: what huggingface_hub goes by.
+        message: for people, in X-Error-Message.
+    """
+
+    def __init__(self, status: int, code: str = "", message: str = "") -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A state of a repository.
+
+    Attributes:
+        oid: 40 hex digits.
+        title: the first line of its message.
+        files: all files by path, not just those it changed.
+    """
+
+    oid: str
+    title: str
+    files: Files
+
+
+@dataclass
+class Repository:
+    """A model or a data set: its commits, oldest first. The first is empty, as the Hub's almost is.
+
+    Args:
+        kind: "models" or "datasets".
+        name: owner/name.
+    """
+
+    kind: str
+    name: str
+    commits: list[Commit] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.add("initial commit", {})
+
+    @property
+    def head(self) -> Commit:
+        """What `main` is."""
+        return self.commits[-1]
+
+    def add(self, title: str, files: Files) -> Commit:
+        """Commit `files` as the whole content."""
+        told = json.dumps(
+            [self.kind, self.name, len(self.commits), title, sorted(map(_git_oid, files.values()))]
+        )
+        self.commits.append(Commit(hashlib.sha1(told.encode()).hexdigest(), title, dict(files)))
+        return self.head
+
+    def at(self, revision: str) -> Commit:
+        """The commit of a revision: `main` or a whole hash."""
+        if revision == "main":
+            return self.head
+        for commit in self.commits:
+            if commit.oid == revision:
+                return commit
+        raise RefusalError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+
+
+class FakeHub:
+    """The server, running as long as the `with` block; each test may have one of its own.
+
+    Attributes:
+        url: what HF_ENDPOINT is to be.
+        repositories: by (kind, name).
+        requests: of all requests so far, method and path.
+    """
+
+    def __init__(self) -> None:
+        self.repositories: dict[tuple[str, str], Repository] = {}
+        self.requests: list[tuple[str, str]] = []
+        self.large: dict[str, bytes] = {}  # LFS files by sha256, sent but perhaps in no commit yet
+        self.lock = threading.Lock()  # huggingface_hub sends from several threads
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.storage = f"http://localhost:{port}/storage"  # another host to the client, as the Hub's CDN is
+
+    def __enter__(self) -> "FakeHub":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def environment(self, home: Path, token: str | None = WRITER) -> dict[str, str]:
+        """The variables of a process to which this is the Hub, on a machine that has never seen it.
+
+        Args:
+            home: where it caches what it loads; a folder used before is a machine that has seen it.
+            token: its login; None: it has none.
+        """
+        # Whatever speaks of the Hub or a proxy here is not to reach that process.
+        ours = re.compile(r"(?i)HF_|HUGGING|TRANSFORMERS_|SENTENCE_TRANSFORMERS|PYTHONPATH|\w+_proxy$")
+        kept = {name: value for name, value in os.environ.items() if not ours.match(name)}
+        login = {} if token is None else {"HF_TOKEN": token}
+        return (
+            kept
+            | login
+            | {
+                "HF_ENDPOINT": self.url,
+                "HF_HOME": str(home),
+                "HF_HUB_OFFLINE": "0",
+                "HF_HUB_DISABLE_XET": "1",
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+            }
+        )
+
+    def commit(self, name: str, content: Path | Mapping[str, bytes], kind: str = "models") -> str:
+        """Put files into a repository, made where there is none, without HTTP; the commit's hash.
+
+        Args:
+            name: owner/name.
+            content: a folder, or bytes by path. Other files of the repository stay.
+            kind: "models" or "datasets".
+        """
+        if isinstance(content, Path):
+            files = (path for path in content.rglob("*") if path.is_file())
+            content = {path.relative_to(content).as_posix(): path.read_bytes() for path in files}
+        with self.lock:
+            repository = self.repositories.setdefault((kind, name), Repository(kind, name))
+            return repository.add("put", repository.head.files | dict(content)).oid
+
+    def model(self, name: str) -> Repository:
+        """The model repository of that name."""
+        return self.repositories["models", name]
+
+
+def _git_oid(content: bytes) -> str:
+    """What git names a file of this content by."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _is_large(path: str, size: int) -> bool:
+    return path.endswith(LARGE) or size > LARGE_BYTES
+
+
+def _entry(path: str, content: bytes) -> dict[str, object]:
+    """A file in a listing."""
+    entry: dict[str, object] = {"type": "file", "path": path, "size": len(content), "oid": _git_oid(content)}
+    if _is_large(path, len(content)):
+        entry["lfs"] = {"oid": _sha256(content), "size": len(content), "pointerSize": 134}
+    return entry
+
+
+def _listing(files: Files, folder: str, recursive: bool) -> Iterator[dict[str, object]]:
+    """The entries below a folder ("" for all), or just those in it."""
+    start = f"{folder}/" if folder else ""
+    folders: set[str] = set()
+    for path in sorted(files):
+        if not path.startswith(start):
+            continue
+        parts = path.removeprefix(start).split("/")
+        for depth in range(1, len(parts) if recursive else min(len(parts), 2)):
+            above = start + "/".join(parts[:depth])
+            if above not in folders:
+                folders.add(above)
+                yield {"type": "directory", "path": above, "size": 0, "oid": _git_oid(above.encode())}
+        if recursive or len(parts) == 1:
+            yield _entry(path, files[path])
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What is sent back, where it is no JSON with status 200.
+
+    Attributes:
+        status: of HTTP.
+        content: the body; its length is the Content-Length of a HEAD request too.
+        headers: all others.
+    """
+
+    status: int
+    content: bytes
+    headers: dict[str, str]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection. `routes` maps requests to methods; what they return is sent as JSON."""
+
+    hub: FakeHub
+    protocol_version = "HTTP/1.1"  # connections are kept, as the Hub keeps them
+    NAME = r"(?P<name>[^/]+/[^/]+)"
+    KIND = r"/api/(?P<kind>models|datasets)/"
+    routes = (
+        ("GET", r"/api/whoami-v2", "whoami"),
+        ("POST", r"/api/repos/create", "create"),
+        ("POST", r"/api/validate-yaml", "validate"),
+        ("POST", rf"{KIND}{NAME}/preupload/(?P<revision>[^/]+)", "preupload"),
+        ("POST", rf"/(?P<kind>datasets/)?{NAME}\.git/info/lfs/objects/batch", "batch"),
+        ("PUT", r"/storage/(?P<oid>\w+)", "store"),
+        ("POST", rf"{KIND}{NAME}/commit/(?P<revision>[^/]+)", "commit"),
+        ("GET", rf"{KIND}{NAME}(/revision/(?P<revision>[^/]+))?", "info"),
+        ("GET", rf"{KIND}{NAME}/tree/(?P<revision>[^/]+)(/(?P<folder>.*))?", "tree"),
+        ("POST", rf"{KIND}{NAME}/paths-info/(?P<revision>[^/]+)", "paths_info"),
+        ("GET", rf"/(?P<kind>datasets/)?{NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
+        ("GET", r"/storage/(?P<oid>\w+)", "stored"),
+    )
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 - the names that http.server looks for
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing: `hub.requests` has it."""
+
+    def _answer(self) -> None:
+        address = urlsplit(self.path)
+        self.query = parse_qs(address.query)
+        self.body = self._read()
+        try:
+            with self.hub.lock:
+                self.hub.requests.append((self.command, address.path))
+                method, arguments = self._route(address.path)
+                found = method(**arguments)
+        except RefusalError as refusal:
+            headers = {"X-Error-Code": refusal.code, "X-Error-Message": refusal.message}
+            found = Reply(refusal.status, json.dumps({"error": refusal.message}).encode(), headers)
+        # Outside of the lock: a client may read a stream slowly, and ask for something else meanwhile.
+        reply = found if isinstance(found, Reply) else Reply(200, json.dumps(found).encode(), {})
+        self.send_response(reply.status)
+        for name, value in ({"Content-Length": str(len(reply.content))} | reply.headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(reply.content)
+
+    def _route(self, path: str) -> tuple[Callable[..., object], dict[str, str | None]]:
+        asked = "GET" if self.command == "HEAD" else self.command
+        for method, pattern, name in self.routes:
+            match = re.fullmatch(pattern, path)
+            if match and method == asked:
+                found = {key: value and unquote(value) for key, value in match.groupdict().items()}
+                if "kind" in found:
+                    found["kind"] = (found["kind"] or "models").rstrip("/")
+                return getattr(self, f"_{name}"), found
+        raise RefusalError(404, message=f"the tests' Hub knows no {self.command} {path}")
+
+    def _read(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    # Who asks, and for what
+
+    def _role(self) -> str:
+        """What the token of the request may do."""
+        role = ROLES.get((self.headers.get("Authorization") or "").removeprefix("Bearer "))
+        if role is None:
+            raise RefusalError(401, message="Invalid username or password.")
+        return role
+
+    def _writes(self) -> None:
+        if self._role() != "write":
+            raise RefusalError(403, message="this token cannot write")
+
+    def _repository(self, kind: str | None, name: str) -> Repository:
+        found = self.hub.repositories.get((kind, name))
+        if found is None:
+            raise RefusalError(404, "RepoNotFound", "Repository not found")
+        return found
+
+    # The routes, named as in `routes`
+
+    def _whoami(self) -> object:
+        access = {"displayName": "tests", "role": self._role()}
+        return {"type": "user", "name": OWNER, "orgs": [], "auth": {"accessToken": access}}
+
+    def _create(self) -> object:
+        self._writes()
+        asked = json.loads(self.body)
+        kind, owner = f"{asked.get('type') or 'model'}s", asked["organization"] or OWNER
+        if owner != OWNER:
+            raise RefusalError(403, message=f"You don't have the rights to create a {kind} under {owner}")
+        name = f"{owner}/{asked['name']}"
+        url = f"{self.hub.url}/{'' if kind == 'models' else f'{kind}/'}{name}"
+        if (kind, name) in self.hub.repositories:
+            return Reply(409, json.dumps({"error": "You already created this repo", "url": url}).encode(), {})
+        self.hub.repositories[kind, name] = Repository(kind, name)
+        return {"url": url, "name": name}
+
+    def _validate(self) -> object:
+        card = json.loads(self.body)["content"]
+        if not card.startswith("---\n"):
+            return {"errors": [], "warnings": [{"message": "empty or missing yaml metadata in repo card"}]}
+        return {"errors": [], "warnings": []}
+
+    def _preupload(self, kind: str, name: str, revision: str) -> object:
+        self._writes()
+        there = self._repository(kind, name).at(revision).files
+        answers = []
+        for file in json.loads(self.body)["files"]:
+            path, content = file["path"], there.get(file["path"])
+            large = _is_large(path, file["size"])
+            oid = None if content is None else (_sha256 if large else _git_oid)(content)
+            mode = "lfs" if large else "regular"
+            answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        return {"files": answers}
+
+    def _batch(self, kind: str, name: str) -> object:
+        self._writes()
+        self._repository(kind, name)
+        objects = []
+        for file in json.loads(self.body)["objects"]:
+            upload = {"actions": {"upload": {"href": f"{self.hub.url}/storage/{file['oid']}"}}}
+            objects.append(file | ({} if file["oid"] in self.hub.large else upload))
+        return {"transfer": "basic", "objects": objects}
+
+    def _store(self, oid: str) -> object:
+        if _sha256(self.body) != oid:
+            raise RefusalError(400, message="the content is not that of its sha256")
+        self.hub.large[oid] = self.body
+        return {}
+
+    def _commit(self, kind: str, name: str, revision: str) -> object:
+        self._writes()
+        repository = self._repository(kind, name)
+        if repository.at(revision) is not repository.head:
+            raise RefusalError(412, message="A commit has happened since")
+        files, title = dict(repository.head.files), ""
+        for line in self.body.splitlines():
+            step = json.loads(line)
+            value = step["value"]
+            if step["key"] == "header":
+                title = value["summary"]
+                if value.get("parentCommit") not in (None, repository.head.oid):
+                    raise RefusalError(412, message="A commit has happened since")
+            elif step["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif step["key"] == "lfsFile":
+                if value["oid"] not in self.hub.large:
+                    raise RefusalError(400, message=f"{value['path']} has not been sent")
+                files[value["path"]] = self.hub.large[value["oid"]]
+            elif step["key"] in ("deletedFile", "deletedFolder"):
+                gone = value["path"].rstrip("/")
+                kept = (path for path in files if not f"{path}/".startswith(f"{gone}/"))
+                files = {path: files[path] for path in kept}
+            else:
+                raise RefusalError(400, message=f"the tests' Hub knows no {step['key']}")
+        oid = repository.add(title, files).oid
+        return {"success": True, "commitOid": oid, "commitUrl": f"{self.hub.url}/{name}/commit/{oid}"}
+
+    def _info(self, kind: str, name: str, revision: str | None) -> object:
+        commit = self._repository(kind, name).at(revision or "main")
+        told = {
+            "_id": "0" * 24,
+            "id": name,
+            "author": OWNER,
+            "sha": commit.oid,
+            "private": False,
+            "gated": False,
+        }
+        told |= {"tags": [], "downloads": 0, "likes": 0, "lastModified": DATE, "createdAt": DATE}
+        return told | {"siblings": [{"rfilename": path} for path in sorted(commit.files)]}
+
+    def _tree(self, kind: str, name: str, revision: str, folder: str | None) -> object:
+        files = self._repository(kind, name).at(revision).files
+        recursive = self.query.get("recursive", ["false"])[0].lower() in ("true", "1")
+        found = list(_listing(files, folder or "", recursive))
+        if folder and not found:
+            raise RefusalError(404, "EntryNotFound", f"{folder} does not exist on {revision}")
+        return found
+
+    def _paths_info(self, kind: str, name: str, revision: str) -> object:
+        files = self._repository(kind, name).at(revision).files
+        entries = {str(entry["path"]): entry for entry in _listing(files, "", True)}
+        asked = parse_qs(self.body.decode())["paths"]
+        return [entries[path] for path in asked if path in entries]
+
+    def _resolve(self, kind: str, name: str, revision: str, path: str) -> Reply:
+        commit = self._repository(kind, name).at(revision)
+        headers = {"X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes"}
+        if path not in commit.files:
+            raise RefusalError(404, "EntryNotFound", "Entry not found")
+        content = commit.files[path]
+        if not _is_large(path, len(content)):
+            return self._file(content, headers | {"ETag": f'"{_git_oid(content)}"'})
+        oid = _sha256(content)
+        self.hub.large[oid] = content
+        headers |= {"Location": f"{self.hub.storage}/{oid}", "ETag": f'"{_git_oid(content)}"'}
+        headers |= {"X-Linked-ETag": f'"{oid}"', "X-Linked-Size": str(len(content))}
+        return Reply(302, f"Found. Redirecting to {quote(headers['Location'])}".encode(), headers)
+
+    def _stored(self, oid: str) -> Reply:
+        if self.headers.get("Authorization"):
+            raise RefusalError(400, message="a token has left the Hub")
+        if oid not in self.hub.large:
+            raise RefusalError(404, message="no such file")
+        return self._file(self.hub.large[oid], {"ETag": f'"{oid}"', "Accept-Ranges": "bytes"})
+
+    def _file(self, content: bytes, headers: dict[str, str]) -> Reply:
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if not match:
+            return Reply(200, content, headers)
+        first, last = int(match[1]), min(int(match[2] or len(content) - 1), len(content) - 1)
+        if first > last:
+            return Reply(416, b"", {"Content-Range": f"bytes */{len(content)}"})
+        span = {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
+        return Reply(206, content[first : last + 1], headers | span)
