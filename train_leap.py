@@ -11,11 +11,13 @@ may leave at (distill/objective.py), so that the exit rule of modeling_leap.py f
 import argparse
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
+from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 from torch.utils.data import DataLoader
@@ -37,19 +39,30 @@ from eval.files import write_json
 from modeling_leap import LeapModel
 
 
+@contextmanager
+def one_line_errors(argument: str, name: str) -> Iterator[None]:
+    """Turn what loading raises for a model that is not there into an error that names the argument."""
+    try:
+        yield
+    except (OSError, HfHubHTTPError) as error:
+        raise UsageError(f"{argument}: cannot load {name!r}: {str(error).strip().splitlines()[0]}") from error
+
+
 def load_models(
     args: argparse.Namespace, device: torch.device
 ) -> tuple[PreTrainedTokenizerBase, LeapModel, LeapModel]:
     """Tokenizer, frozen teacher, and the student at its start."""
     # On a CPU the backward pass of sdpa takes half as long again in bfloat16 (results/throughput.json).
     load = {"dtype": torch.float32, "attn_implementation": "eager" if device.type == "cpu" else "sdpa"}
-    name = find_model(args.teacher, "--teacher")
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=args.teacher_revision)
-    teacher = LeapModel.from_pretrained(name, revision=args.teacher_revision, **load)
+    with one_line_errors("--teacher", args.teacher):
+        name = find_model(args.teacher, "--teacher")
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=args.teacher_revision)
+        teacher = LeapModel.from_pretrained(name, revision=args.teacher_revision, **load)
     source = teacher
     if args.student:
-        name = find_model(args.student, "--student")
-        source = LeapModel.from_pretrained(name, revision=args.student_revision, **load)
+        with one_line_errors("--student", args.student):
+            name = find_model(args.student, "--student")
+            source = LeapModel.from_pretrained(name, revision=args.student_revision, **load)
         if source.config.vocab_size != teacher.config.vocab_size:
             raise ValueError("--student and --teacher must share one vocabulary: choose another student")
     student = make_student(source, parse_layer_starts(args.student_layers) if args.student_layers else None)

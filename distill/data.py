@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset, load_dataset
+from datasets.exceptions import DatasetsError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -63,12 +64,20 @@ class TextSource:
         return files
 
     def open(self, streaming: bool) -> Dataset | IterableDataset:
-        """The data set; `streaming` reads rows as they come, without a copy of all on the disk."""
+        """The data set; `streaming` reads rows as they come, without a copy of all on the disk.
+
+        Raises:
+            ValueError: a Hub id that is not there or cannot be reached, or a split that it has not got.
+        """
         files = self.files()
         if files:
             return load_dataset(_reader(files[0]), data_files=files, split="train", streaming=streaming)
         subset, _, split = self.split.rpartition("/")
-        return load_dataset(self.name, subset or None, split=split, streaming=streaming)
+        try:
+            return load_dataset(self.name, subset or None, split=split, streaming=streaming)
+        except (OSError, DatasetsError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"data: cannot read {self.name!r} from the Hub: {reason}") from error
 
     def fingerprint(self) -> list[object]:
         """What must stay the same for a cache of these texts to hold."""

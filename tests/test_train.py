@@ -157,6 +157,9 @@ def test_stored_teacher_gives_the_same_run(work: Path, launch: Launch) -> None:
         (["--exit_threshold", "2"], "exit_threshold"),
         (["--eval_data", "nowhere.csv"], "nowhere.csv"),
         (["--teacher", "./nowhere"], "--teacher"),
+        (["--teacher", "owner/absent"], "--teacher: cannot load 'owner/absent'"),
+        (["--student", "owner/absent"], "--student: cannot load 'owner/absent'"),
+        (["--data", "owner/absent"], "data: cannot read 'owner/absent'"),
         (["--frozen_layers", "4"], "frozen_layers"),
     ],
 )
