@@ -15,6 +15,7 @@ COMMANDS = {
     "retrieval": "nDCG and recall, with exits and over the teacher's index",
     "throughput": "texts a second in training, beside a plain loop",
     "ablation": "which terms of the objective open the exits, in short runs",
+    "baselines": "LEAP beside other ways to distil, in short runs on the same texts",
     "pareto": "quality over depth for thresholds and static cuts; choose a threshold",
     "calibrate": "the loosest threshold with a guaranteed fidelity on texts of your own",
     "diagnose": "would texts leave early, would it pay, and do depths compare",

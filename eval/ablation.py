@@ -10,20 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
-from distill.data import TextSource, TokenCache, length_grouped_batches
-from distill.objective import Objective, ObjectiveConfig
+from distill.data import TextSource, TokenCache
+from distill.objective import ObjectiveConfig
 from distill.recipes import LEAP, PAPER
-from distill.students import freeze, make_student, parse_layer_starts
-from distill.teacher import teacher_layers
 from eval.arguments import add_common_arguments, check_writable, positive
 from eval.data import StsData, TextData, load_sts
 from eval.encode import Encoder, encode_layers, load_encoder
-from eval.exits import FloatArray, row_cosines, successive_cosines
+from eval.exits import FloatArray, at_layers, row_cosines, successive_cosines
 from eval.metrics import spearman
 from eval.report import Report
+from eval.short_runs import draw_batches, frozen_teacher, objective_loss, start_student, train
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class Variant:
 
 NO_INTER = replace(PAPER, alpha=0.0)
 REDUCED = "1,3,6"
+TAIL = "1,3,6,6~0.3,6~0.3,6~0.3"
 VARIANTS = {
     "paper": Variant(PAPER),
     "paper, rising slope": Variant(replace(PAPER, slope_start=1.0)),
@@ -44,9 +43,10 @@ VARIANTS = {
     "no L_inter, linear term": Variant(replace(NO_INTER, linear=1.0)),
     "leap": Variant(LEAP),
     "leap, from 1,3,6": Variant(LEAP, REDUCED),
-    "with L_contrast, from 1,3,6": Variant(replace(LEAP, delta=0.3), REDUCED),
-    "with relation, from 1,3,6": Variant(replace(LEAP, relation=10.0), REDUCED),
-    "slope to 10, from 1,3,6": Variant(replace(LEAP, slope=10.0), REDUCED),
+    "leap, with a tail": Variant(replace(LEAP, relation=0.0), TAIL),
+    "with L_contrast, with a tail": Variant(replace(LEAP, relation=0.0, delta=0.3), TAIL),
+    "with relation, with a tail": Variant(replace(LEAP, relation=10.0), TAIL),
+    "slope to 10, with a tail": Variant(replace(LEAP, relation=0.0, slope=10.0), TAIL),
     "leap, from 2,4,6": Variant(LEAP, "2,4,6"),
     "leap, from 1,2,3": Variant(LEAP, "1,2,3"),
     "leap, from 3,6,6~0.3": Variant(LEAP, "3,6,6~0.3"),
@@ -78,43 +78,32 @@ def run_ablation(
 
     Returns:
         For `teacher` and every variant, by layer: `cosine_to_teacher` and `successive` (s_l), means over the
-        2N sentences, and `spearman` of that layer.
+        2N sentences, and `spearman` of that layer; `mixed`: Spearman with every text at a layer drawn from
+        2 .. L, which is what embeddings of different depths are worth beside one another.
     """
-    batches = length_grouped_batches(cache.lengths, batch_size, seed, 0)[:steps]
+    teacher = frozen_teacher(teacher)
     targets = encode_layers(teacher, sts.first + sts.second)[:, -1:]
     figures = {"teacher": _judge(teacher, targets, sts)}
+    batches = draw_batches(teacher, cache, steps=steps, batch_size=batch_size, seed=seed)
     with tqdm(total=len(variants) * len(batches), desc="ablation", unit="step") as bar:
-        inputs = [cache.batch(rows, teacher.tokenizer.pad_token_id) for rows in batches]
-        inputs = [[tensor.to(teacher.model.device) for tensor in batch.values()] for batch in inputs]
-        inner = [teacher_layers(teacher.model, ids, mask) for ids, mask in inputs]
         for name, variant in variants.items():
-            starts = parse_layer_starts(variant.start) if variant.start else None
-            student = make_student(teacher.model, starts).to(teacher.model.device).train()
-            freeze(student)
-            parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-            optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-            objective, generator = Objective(variant.objective), torch.Generator().manual_seed(seed)
-            for step, ((ids, mask), target) in enumerate(zip(inputs, inner, strict=True)):
-                share = step / len(batches)
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate * min(1, (step + 1) / (0.1 * len(batches)), (1 - share) / 0.9)
-                layers = student(ids, attention_mask=mask, output_layer_embeddings=True).layer_embeddings
-                loss, _ = objective(layers, target[:, -1], target, share, generator)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
-                bar.update(1)
+            student = start_student(teacher, variant.start)
+            loss = objective_loss(student, variant.objective, seed)
+            train(student, batches, loss, learning_rate=learning_rate, weight_decay=0.01, bar=bar)
             judged = Encoder(name, student.eval(), teacher.tokenizer, teacher.max_length)
             figures[name] = asdict(variant) | _judge(judged, targets, sts)
     return {"texts": len(batches) * batch_size, "learning_rate": learning_rate, "runs": figures}
 
 
-def _judge(encoder: Encoder, targets: FloatArray, sts: StsData) -> dict[str, list[float | None]]:
+def _judge(encoder: Encoder, targets: FloatArray, sts: StsData) -> dict[str, Any]:
     layers = encode_layers(encoder, sts.first + sts.second)
     first, second = np.split(layers, 2)
     successive = successive_cosines(layers).mean(axis=0)
+    # Every text at a layer of its own from 2 on, as exits may have them.
+    drawn = np.random.default_rng(0).integers(min(2, encoder.depth), encoder.depth + 1, len(layers))
+    left, right = np.split(at_layers(layers, drawn), 2)
     return {
+        "mixed": round(float(spearman(row_cosines(left, right), sts.scores)), 4),
         "cosine_to_teacher": row_cosines(layers, targets).mean(axis=0).round(4).tolist(),
         "successive": [None, *successive[1:].round(4).tolist()],
         "spearman": [
@@ -148,11 +137,11 @@ def run(args: argparse.Namespace) -> Report:
     source = TextSource(args.data, limit=args.steps * args.batch_size)
     cache = TokenCache.build([source], teacher.tokenizer, args.max_length, args.cache_dir.expanduser())
     figures = run_ablation(teacher, cache, sts, steps=args.steps, batch_size=args.batch_size)
-    lines = ["mean cosine to the teacher's embedding, by layer | Spearman, by layer"]
+    lines = ["mean cosine to the teacher's embedding, by layer | Spearman, by layer | at mixed depths"]
     for name, row in figures["runs"].items():
         cosines, values = (
             " ".join(f"{v:.3f}" for v in row[key]) for key in ("cosine_to_teacher", "spearman")
         )
-        lines.append(f"  {name:<30}{cosines} | {values}")
+        lines.append(f"  {name:<30}{cosines} | {values} | {row['mixed']:.3f}")
     data = TextData(args.data, hashlib.sha256(np.ascontiguousarray(cache.ids)).hexdigest())
     return Report(figures, "\n".join(lines), {"teacher": teacher}, data, seed=0)

@@ -370,7 +370,8 @@ def ablation(results: Results) -> dict[str, Any] | None:
 
     Returns:
         `texts` and `learning_rate` of each run; `pairs` it is judged by; `layer`, the inner one shown;
-        `rows`: variant, cosine to the teacher of that layer and of the last, Spearman of the two.
+        `rows`: variant, cosine to the teacher of that layer and of the last, Spearman of the two, and that of
+        texts at mixed depths.
     """
     if results.ablation is None:
         return None
@@ -381,7 +382,7 @@ def ablation(results: Results) -> dict[str, Any] | None:
         for key in ("cosine_to_teacher", "spearman"):
             values = run[key]
             row += [f"{values[CUT_LAYER - 1]:.3f}" if len(values) >= CUT_LAYER else "-", f"{values[-1]:.3f}"]
-        rows.append(row)
+        rows.append([*row, f"{run['mixed']:.3f}"])
     return {
         "texts": figures["texts"],
         "learning_rate": figures["learning_rate"],

@@ -22,6 +22,7 @@ from eval.encode import Encoder, find_model, load_encoder
 from eval.errors import UsageError
 from eval.exits import (
     FloatArray,
+    IntArray,
     exit_layers,
     pair_cosines,
     row_cosines,
@@ -83,43 +84,64 @@ def evaluate_pareto(
             encoder.exit_rule(theta, first_layer)  # a grid with a wrong value stops here, before the work
 
     layers = embed_pairs(encoder, data, batch_size=batch_size, progress=progress)
-    cosines = successive_cosines(layers, patience)
-    fidelity = row_cosines(layers, layers[:, -1:])  # (2N, L)
-    pairs = pair_cosines(layers)
+    scores = DepthScores(layers, data.scores, patience)
+    figures = {"pairs": len(data.scores), "exit_patience": patience, "static": scores.static}
+    return figures | sweep(scores, thetas, first_layers, per_layer)
 
-    def score(left: FloatArray) -> dict[str, float]:
+
+class DepthScores:
+    """The figures of pairs under any exit rule, looked up in the stored embeddings of their sentences.
+
+    Args:
+        layers: (2N, L, H), from `embed_pairs`.
+        scores: (N,) gold similarity.
+        patience: k, as in `successive_cosines`.
+
+    Attributes:
+        cosines: (2N, L), s_l.
+        static: for each `layer` the figures of a cut after it, as `evaluate_pareto` returns them.
+    """
+
+    def __init__(self, layers: FloatArray, scores: FloatArray, patience: int) -> None:
+        self.cosines = successive_cosines(layers, patience)
+        self._scores = scores
+        self._fidelity = row_cosines(layers, layers[:, -1:])  # (2N, L)
+        self._pairs = pair_cosines(layers)
+        self._depths = range(1, layers.shape[1] + 1)
+        self.static = [{"layer": layer, **self._score(np.full(len(layers), layer))} for layer in self._depths]
+
+    def _score(self, left: IntArray) -> dict[str, float]:
         """The three figures when the 2N sentences leave at layers `left` (2N,)."""
         first, second = np.split(left - 1, 2)
-        kept = fidelity[np.arange(len(left)), left - 1]
+        kept = self._fidelity[np.arange(len(left)), left - 1]
         return {
-            "spearman": float(spearman(pairs[np.arange(len(first)), first, second], data.scores)),
+            "spearman": float(spearman(self._pairs[np.arange(len(first)), first, second], self._scores)),
             "fidelity_mean": float(kept.mean()),
             "fidelity_p5": float(np.quantile(kept, 0.05)),
         }
 
-    static = [score(np.full(len(layers), layer)) for layer in range(1, depth + 1)]
-
-    def measure(theta: float | list[float | None], first_layer: int) -> dict[str, Any]:
+    def measure(self, theta: float | list[float | None], first_layer: int) -> dict[str, Any]:
         """A point: the rule and what it gives, beside static cuts of the same mean depth."""
-        left = exit_layers(cosines, theta, first_layer)
-        mean = float(left.mean())
+        left = exit_layers(self.cosines, theta, first_layer)
+        mean, figures = float(left.mean()), self._score(left)
         beside = {
-            key: float(np.interp(mean, range(1, depth + 1), [cut[key] for cut in static]))
-            for key in static[0]
+            key: float(np.interp(mean, self._depths, [cut[key] for cut in self.static])) for key in figures
         }
         rule = {"exit_threshold": theta, "min_exit_layer": first_layer, "mean_exit_layer": mean}
-        return rule | score(left) | {"static_at_mean_layer": beside}
+        return rule | figures | {"static_at_mean_layer": beside}
 
-    figures = {
-        "pairs": len(data.scores),
-        "exit_patience": patience,
-        "static": [{"layer": layer, **cut} for layer, cut in enumerate(static, start=1)],
-        "grid": [measure(theta, first_layer) for first_layer in first_layers for theta in thetas],
-    }
+
+def sweep(
+    scores: DepthScores, thetas: Sequence[float], first_layers: Sequence[int], per_layer: bool
+) -> dict[str, list[dict[str, Any]]]:
+    """`grid` and, where asked for, `per_layer` of what `evaluate_pareto` returns; arguments as there."""
+    points = {"grid": [scores.measure(theta, first) for first in first_layers for theta in thetas]}
     if per_layer:
-        points = [measure(theta, min(first_layers)) for theta in layer_thetas(cosines, min(first_layers))]
-        figures["per_layer"] = frontier(points)
-    return figures
+        first = min(first_layers)
+        points["per_layer"] = frontier(
+            [scores.measure(theta, first) for theta in layer_thetas(scores.cosines, first)]
+        )
+    return points
 
 
 def layer_thetas(cosines: FloatArray, first_layer: int) -> Iterator[list[float | None]]:

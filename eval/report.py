@@ -24,6 +24,7 @@ PACKAGES = (
     "evaluate",
     "numpy",
     "scipy",
+    "sentence-transformers",
     "pytrec-eval-terrier",
 )
 

@@ -194,7 +194,11 @@ def test_methods_and_where_leap_loses(folder: Path) -> None:
 def test_variants_of_the_objective(folder: Path) -> None:
     text = rendered(folder)
     assert "short runs of 6,400 texts each" in text
-    assert "| teacher | 0.500 | 0.600 | 0.250 | 0.300 |\n| leap | 0.700 | 0.800 | 0.350 | 0.400 |" in text
+    rows = [
+        "| teacher | 0.500 | 0.600 | 0.250 | 0.300 | 0.150 |",
+        "| leap | 0.700 | 0.800 | 0.350 | 0.400 | 0.250 |",
+    ]
+    assert "\n".join(rows) in text
 
 
 def test_sets_on_which_queries_lose_too_much(folder: Path) -> None:
