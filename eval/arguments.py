@@ -1,6 +1,7 @@
 """Command line of the evaluations: what all of them take, and errors of one line."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -72,6 +73,31 @@ def numbers(kind: type) -> Any:
 
     parse.__name__ = f"comma-separated list of {kind.__name__}"  # argparse puts it into its errors
     return parse
+
+
+def add_plot_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--plot` of an evaluation that draws its figures."""
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="pictures to write, .png, .svg or .pdf (default: none)",
+    )
+
+
+def check_plots(paths: Sequence[Path]) -> None:
+    """Find out before hours of work that pictures could not be drawn or written.
+
+    Raises:
+        UsageError: as `check_writable`, an ending that names no kind of picture, or matplotlib is missing.
+    """
+    for path in paths:
+        check_writable("--plot", path)
+        # Here: matplotlib takes long to load and is not needed otherwise.
+        from eval.plot import check_format
+
+        check_format("--plot", path)
 
 
 def check_writable(argument: str, path: Path | None) -> None:

@@ -42,7 +42,14 @@ from distill.data import TextSource, TokenCache
 from distill.objective import ObjectiveConfig, final_alignment
 from distill.recipes import LEAP, PAPER
 from distill.students import check_layer_starts, parse_layer_starts
-from eval.arguments import add_common_arguments, check_writable, numbers, positive
+from eval.arguments import (
+    add_common_arguments,
+    add_plot_argument,
+    check_plots,
+    check_writable,
+    numbers,
+    positive,
+)
 from eval.data import StsData, TextData, load_sts
 from eval.encode import Encoder, load_encoder
 from eval.errors import UsageError
@@ -424,7 +431,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning_rate", type=float, default=5e-4, help="highest (default: %(default)s)")
     parser.add_argument("--seeds", type=numbers(int), default=[0, 1, 2], help="such as 0,1,2 (the default)")
     parser.add_argument("--cache_dir", type=Path, default=Path("~/.cache/leap"), help="as for train_leap.py")
-    parser.add_argument("--plot", type=Path, help="picture to write; .png, .svg and .pdf say of what kind")
+    add_plot_argument(parser)
 
 
 def run(args: argparse.Namespace) -> Report:
@@ -434,12 +441,7 @@ def run(args: argparse.Namespace) -> Report:
     if len(set(args.seeds)) < len(args.seeds):
         raise UsageError(f"--seeds: {args.seeds} names a seed twice: give each once")
     check_writable("--output", args.output)
-    check_writable("--plot", args.plot)
-    if args.plot:
-        # Here: matplotlib takes long to load and is not needed otherwise.
-        from eval.plot import check_format, plot_baselines
-
-        check_format("--plot", args.plot)
+    check_plots(args.plot)
     validation, test = load_sts(args.sts, "validation"), load_sts(args.sts, "test")
     if validation.sha256 == test.sha256:
         raise UsageError(
@@ -466,7 +468,9 @@ def run(args: argparse.Namespace) -> Report:
         partial=partial,
     )
     if args.plot:
-        plot_baselines(figures, test.name, args.plot)
+        from eval.plot import plot_baselines  # here, as in check_plots
+
+        plot_baselines(figures, test.name, *args.plot)
     if partial:
         # Before the report is written: it is in memory, and what could fail has been tried by check_writable.
         partial.unlink(missing_ok=True)

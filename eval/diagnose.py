@@ -9,13 +9,12 @@ the time saved. The fourth, comparability, asks whether embeddings taken at diff
 
 import argparse
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from eval.arguments import add_common_arguments, check_writable, positive
+from eval.arguments import add_common_arguments, add_plot_argument, check_plots, check_writable, positive
 from eval.data import StsData
 from eval.encode import Encoder, encode_layers, find_model, load_encoder
 from eval.errors import UsageError
@@ -278,18 +277,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the draw of timed texts (default: %(default)s)"
     )
-    parser.add_argument("--plot", type=Path, help="picture to write; .png, .svg and .pdf say of what kind")
+    add_plot_argument(parser)
 
 
 def run(args: argparse.Namespace) -> Report:
     """Run it as the command does."""
     check_writable("--output", args.output)
-    check_writable("--plot", args.plot)
-    if args.plot:
-        # Here: matplotlib takes long to load and is not needed otherwise.
-        from eval.plot import check_format, plot_diagnosis
-
-        check_format("--plot", args.plot)
+    check_plots(args.plot)
     find_model(args.model)
     data = load_texts_or_pairs(args.data, args.split, args.texts)
     encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
@@ -303,7 +297,9 @@ def run(args: argparse.Namespace) -> Report:
         progress=True,
     )
     if args.plot:
-        plot_diagnosis(figures, f"{args.model} on {data.name}", args.plot)
+        from eval.plot import plot_diagnosis  # here, as in check_plots
+
+        plot_diagnosis(figures, f"{args.model} on {data.name}", *args.plot)
     return Report(figures, _summary(encoder, data, figures), {"model": encoder}, data, args.seed)
 
 

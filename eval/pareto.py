@@ -1,6 +1,6 @@
 """Quality over depth: every threshold and first layer of a grid, beside the model cut statically.
 
-    python -m eval pareto --model . --split validation --plot pareto.png
+    python -m eval pareto --model . --split validation --plot pareto.png pareto.svg
     python -m eval pareto --model . --split validation --per_layer --choose --max_loss 0.003 --write
 
 The second form applies a rule by which thresholds are chosen (`choose`), on STS-B's validation split and
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.arguments import add_common_arguments, check_writable, numbers
+from eval.arguments import add_common_arguments, add_plot_argument, check_plots, check_writable, numbers
 from eval.data import StsData, load_sts
 from eval.encode import Encoder, find_model, load_encoder
 from eval.errors import UsageError
@@ -251,7 +251,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="choose the shallowest that loses at most this against full depth, such as 0.003",
     )
     parser.add_argument("--write", action="store_true", help="write the choice into the model's config.json")
-    parser.add_argument("--plot", type=Path, help="picture to write; .png, .svg and .pdf say of what kind")
+    add_plot_argument(parser)
 
 
 def run(args: argparse.Namespace) -> Report:
@@ -264,12 +264,7 @@ def run(args: argparse.Namespace) -> Report:
     if args.write and not folder.is_dir():
         raise UsageError(f"--write: {args.model!r} is not a folder: download the model and give its folder")
     check_writable("--output", args.output)
-    check_writable("--plot", args.plot)
-    if args.plot:
-        # Here: matplotlib takes long to load and is not needed otherwise.
-        from eval.plot import check_format, plot_pareto
-
-        check_format("--plot", args.plot)
+    check_plots(args.plot)
     data = load_sts(args.data, args.split)
     encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
     figures = evaluate_pareto(
@@ -292,7 +287,9 @@ def run(args: argparse.Namespace) -> Report:
     if args.write:
         write_rule(folder, figures["chosen"])
     if args.plot:
-        plot_pareto(figures, data.name, args.plot)
+        from eval.plot import plot_pareto  # here, as in check_plots
+
+        plot_pareto(figures, data.name, *args.plot)
     return Report(figures, _summary(data, figures), {"model": encoder}, data)
 
 

@@ -1,6 +1,7 @@
 """Pictures of the figures, drawn to be read at the width of a model card (about 700 pixels)."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,13 @@ def check_format(argument: str, path: Path) -> None:
         raise UsageError(f"{argument}: {str(path)!r} must end in one of .{', .'.join(FORMATS)}")
 
 
-def plot_pareto(figures: dict[str, Any], title: str, path: Path) -> None:
+def plot_pareto(figures: dict[str, Any], title: str, *paths: Path) -> None:
     """Draw Spearman over mean depth, of the grid of `eval.pareto` and of static cuts.
 
     Args:
         figures: what `evaluate_pareto` returns, with `chosen` or without.
         title: of the picture.
-        path: file to write; its ending says of what kind.
+        *paths: files to write; the ending of each says of what kind.
     """
     figure, axes = plt.subplots(figsize=(7, 4.2), dpi=200)
     for first_layer in sorted({point["min_exit_layer"] for point in figures["grid"]}):
@@ -79,16 +80,16 @@ def plot_pareto(figures: dict[str, Any], title: str, path: Path) -> None:
     axes.set(xlabel="mean layer at which a sentence leaves", ylabel="Spearman correlation", title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)
-    _save(figure, path)
+    _save(figure, paths)
 
 
-def plot_baselines(figures: dict[str, Any], title: str, path: Path) -> None:
+def plot_baselines(figures: dict[str, Any], title: str, *paths: Path) -> None:
     """Draw Spearman over mean depth of every method: static cuts as lines, exits as bold markers.
 
     Args:
         figures: what `eval.baselines.run_baselines` returns; error bars are a standard deviation over seeds.
         title: of the picture.
-        path: file to write; its ending says of what kind.
+        *paths: files to write; the ending of each says of what kind.
     """
     figure, axes = plt.subplots(figsize=(7, 5.2), dpi=200)
     axes.axhline(figures["teacher"]["test"], color="0.5", linestyle=":", linewidth=1, label="teacher")
@@ -124,16 +125,16 @@ def plot_baselines(figures: dict[str, Any], title: str, path: Path) -> None:
     )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
-    _save(figure, path)
+    _save(figure, paths)
 
 
-def plot_diagnosis(figures: dict[str, Any], title: str, path: Path) -> None:
+def plot_diagnosis(figures: dict[str, Any], title: str, *paths: Path) -> None:
     """Draw the similarity curve, the exit rate, the time balance and the comparability of depths.
 
     Args:
         figures: what `eval.diagnose.diagnose` returns.
         title: of the picture; the verdict is put after it.
-        path: file to write; its ending says of what kind.
+        *paths: files to write; the ending of each says of what kind.
     """
     theta, time, matrices = figures["exit_threshold"], figures["time"], figures["comparability"]
     layers = range(1, len(figures["similarity_curve"]) + 1)
@@ -156,7 +157,7 @@ def plot_diagnosis(figures: dict[str, Any], title: str, path: Path) -> None:
             _draw_matrix(axes[name], matrices[key], heading)
     exits_early = figures["verdict"]["exits_early"]
     figure.suptitle(f"{title}: {'exits early' if exits_early else 'does not exit early'}")
-    _save(figure, path)
+    _save(figure, paths)
 
 
 def _draw_matrix(axes: Any, matrix: list[list[float]], title: str) -> None:
@@ -175,10 +176,11 @@ def _draw_matrix(axes: Any, matrix: list[list[float]], title: str) -> None:
     axes.set(title=title, xlabel="layer of the second text", ylabel="layer of the first text")
 
 
-def _save(figure: Any, path: Path) -> None:
+def _save(figure: Any, paths: Sequence[Path]) -> None:
     figure.tight_layout()
-    picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix[1:])
+    for path in paths:
+        picture = io.BytesIO()
+        figure.savefig(picture, format=path.suffix[1:])
+        with atomic_write(path) as file:
+            file.write(picture.getvalue())
     plt.close(figure)
-    with atomic_write(path) as file:
-        file.write(picture.getvalue())
