@@ -170,7 +170,9 @@ def train(args: argparse.Namespace) -> None:  # noqa: C901 - a recipe, read from
     run = run_identity(args, len(texts), steps, processes)
     step = 0
     if args.resume:
-        step = load_checkpoint(checkpoints, accelerator.unwrap_model(model), optimizer.optimizer, run)
+        step = load_checkpoint(
+            checkpoints, accelerator.unwrap_model(model), optimizer.optimizer, run, accelerator.scaler
+        )
         for _ in range(step):
             scheduler.step()
     if args.report_to != "none":
@@ -222,7 +224,14 @@ def train(args: argparse.Namespace) -> None:  # noqa: C901 - a recipe, read from
             if sts and (step % args.eval_steps == 0 or step == steps):
                 log.figures(step, *evaluate_student(accelerator.unwrap_model(model).student, tokenizer, sts))
             if step % args.checkpoint_steps == 0 and step < steps:
-                save_checkpoint(checkpoints, step, accelerator.unwrap_model(model), optimizer.optimizer, run)
+                save_checkpoint(
+                    checkpoints,
+                    step,
+                    accelerator.unwrap_model(model),
+                    optimizer.optimizer,
+                    run,
+                    accelerator.scaler,
+                )
         if step == steps:
             break
     log.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from distill.files import write_folder
@@ -18,7 +19,12 @@ KEEP = 2  # the newest, and one to fall back on should its files turn out broken
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizer: Optimizer, run: dict[str, object]
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: Optimizer,
+    run: dict[str, object],
+    scaler: GradScaler | None = None,
 ) -> None:
     """Write `folder/step-N` and drop all but the newest `KEEP`.
 
@@ -28,6 +34,7 @@ def save_checkpoint(
         model: its parameters and buffers are stored in the precision they have.
         optimizer: its per-parameter tensors are stored.
         run: what must be the same for a run to go on from here (JSON values).
+        scaler: of the gradients in float16, whose scale belongs to the exact step; None in other precisions.
     """
     with write_folder(folder / f"step-{step:08d}") as partial:
         save_file(
@@ -36,12 +43,19 @@ def save_checkpoint(
         )
         save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
         sums = {file.name: _sha256(file) for file in sorted(partial.glob("*.safetensors"))}
-        (partial / "state.json").write_text(json.dumps({"step": step, "run": run, "sha256": sums}, indent=2))
+        state = {"step": step, "run": run, "scaler": scaler.state_dict() if scaler else None, "sha256": sums}
+        (partial / "state.json").write_text(json.dumps(state, indent=2))
     for old in _checkpoints(folder)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, run: dict[str, object]) -> int:
+def load_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    run: dict[str, object],
+    scaler: GradScaler | None = None,
+) -> int:
     """Restore the newest whole checkpoint of `folder`; the steps it had done, 0 when there is none.
 
     A checkpoint that is broken is passed over with a warning.
@@ -71,6 +85,8 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, run: d
             )
         model.load_state_dict(load_file(checkpoint / "model.safetensors"))
         _restore_optimizer(optimizer, load_file(checkpoint / "optimizer.safetensors"))
+        if scaler:
+            scaler.load_state_dict(state["scaler"])
         return state["step"]
     return 0
 
