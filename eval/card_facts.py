@@ -184,17 +184,36 @@ def thresholds(results: Results) -> list[Json]:
     """Points of the exit rule on STS-B test, from loose to strict, the config's own among them (`chosen`).
 
     Without the grid on the test split it is the only one. Of the grid, points of the config's first layer are
-    taken, `STEP_OF_DEPTH` of mean depth apart: by depth, so that nothing is picked for its score on the test.
+    taken, those with thresholds that were timed or searched with, too; where there are none of these, points
+    `STEP_OF_DEPTH` of mean depth apart: never picked for their score on the test.
     """
+    named = {found["exit_threshold"] for result in results.latency for found in _further(result)}
+    named |= {found["exit_threshold"] for result in results.retrieval for found in _searched(result)}
     chosen = results.sts["figures"]["exits"] | {"chosen": True}
     points = [chosen]
     grid = results.pareto["figures"]["grid"] if results.pareto else []
     for point in sorted(grid, key=lambda point: (point["mean_exit_layer"], -point["exit_threshold"])):
         same_first_layer = point["min_exit_layer"] == results.config["min_exit_layer"]
         depth = point["mean_exit_layer"]
-        if same_first_layer and all(abs(depth - p["mean_exit_layer"]) >= STEP_OF_DEPTH for p in points):
+        apart = all(abs(depth - p["mean_exit_layer"]) >= STEP_OF_DEPTH for p in points)
+        wanted = point["exit_threshold"] in named if named else apart
+        if same_first_layer and wanted and point["exit_threshold"] != chosen["exit_threshold"]:
             points.append(point | {"chosen": False})
     return sorted(points, key=lambda point: point["mean_exit_layer"])
+
+
+def _further(latency: Json) -> list[Json]:
+    """The thresholds timed beside the config's."""
+    return latency["figures"].get("thresholds", [])
+
+
+def _searched(retrieval: Json) -> list[Json]:
+    """The thresholds that queries over the teacher's documents left by, beside the config's."""
+    return retrieval["figures"].get("grid") or []
+
+
+def _of_theta(found: list[Json], theta: float) -> list[Json]:
+    return [point for point in found if point["exit_threshold"] == theta]
 
 
 def table(results: Results) -> tuple[list[str], list[list[str]]]:
@@ -208,20 +227,23 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
     header = ["", "mean layer", "STS-B test, Spearman", *(f"{set_name(r['data'])} nDCG@10" for r in sets)]
     header += [f"speedup, {speed_conditions(found)}" for found in devices]
 
+    def score(setting: Json) -> str:
+        depth = setting["mean_query_layer"]
+        return f"{setting['ndcg@10']:.4f}" + ("" if depth is None else f" (mean layer {depth:.2f})")
+
     def scores(name: str) -> list[str]:
-        found = []
-        for result in sets:
-            setting = result["figures"]["settings"][name]
-            depth = setting["mean_query_layer"]
-            found.append(
-                f"{setting['ndcg@10']:.4f}" + ("" if depth is None else f" (mean layer {depth:.2f})")
-            )
-        return found
+        return [score(result["figures"]["settings"][name]) for result in sets]
+
+    def further(theta: float) -> list[str]:
+        searched = [_of_theta(_searched(result), theta) for result in sets]
+        timed = [_of_theta(_further(result), theta) for result in devices]
+        cells = [score(found[0]) if found else "-" for found in searched]
+        return cells + [_range([point["speedup"] for point in found]) if found else "-" for found in timed]
 
     def static(layer: int) -> list[str]:
         return [f"{result['figures']['static_queries'][layer - 1]['ndcg@10']:.4f}" for result in sets]
 
-    none, speeds = ["-"] * len(sets), ["-"] * len(devices)
+    speeds = ["-"] * len(devices)
     teacher = results.teacher["figures"]["full_depth"]["spearman"]
     teacher_layers = results.teacher["models"]["model"]["layers"]
     rows = [
@@ -233,8 +255,10 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
         label = f"exits, theta {theta_text(point['exit_threshold'])}"
         row = [f"**{label}**" if point["chosen"] else label]
         row += [f"{point['mean_exit_layer']:.2f}", f"{point['spearman']:.4f}"]
-        row += scores("teacher_documents") if point["chosen"] else none
-        row += [speed_range(found) for found in devices] if point["chosen"] else speeds
+        if point["chosen"]:
+            row += scores("teacher_documents") + [speed_range(found) for found in devices]
+        else:
+            row += further(point["exit_threshold"])
         rows.append(row)
     for cut in figures["static"][:-1]:
         layer = cut["layer"]
@@ -264,7 +288,10 @@ def speed_conditions(result: Json) -> str:
 
 def speed_range(result: Json) -> str:
     """The speedups at the smallest batch, of all lengths."""
-    speeds = [row["speedup"] for row in _least_batch(result)]
+    return _range([row["speedup"] for row in _least_batch(result)])
+
+
+def _range(speeds: list[float]) -> str:
     low, high = f"{min(speeds):.2f}", f"{max(speeds):.2f}"
     return low if low == high else f"{low} to {high}"
 

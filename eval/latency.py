@@ -7,6 +7,7 @@ its last row has converged, as in arXiv 2605.01058. Times are of the network alo
 """
 
 import argparse
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -40,6 +41,7 @@ def evaluate_latency(
     lengths: Sequence[int] = LENGTHS,
     exit_threshold: ExitThreshold | Literal["config"] = "config",
     min_exit_layer: int | None = None,
+    thetas: Sequence[float] = (),
     rounds: int = 100,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -52,6 +54,7 @@ def evaluate_latency(
         lengths: about how many tokens a text is to have, the special ones included.
         exit_threshold: theta, or one a layer; "config": the model's own.
         min_exit_layer: l_min; None: the model's own.
+        thetas: further thresholds, from the same l_min on, timed at the smallest batch of each length.
         rounds: timed batches of each variant, each of other texts as far as there are any.
         progress: show a progress bar.
 
@@ -67,12 +70,19 @@ def evaluate_latency(
         depth's p50 over that with exits; `speedup_possible`, layers over `mean_exit_layer`, as if the layers
         were all there is; `share_of_possible`, `speedup` over it.
 
+        And `thresholds`: for each length and each of `thetas` its `exit_threshold`, `batch_size`, `tokens`,
+        `mean_exit_layer`, `p50_ms` and `speedup`.
+
     Raises:
         UsageError: a rule out of its range or by which nothing leaves, lengths or sizes that cannot be had.
     """
     theta, first_layer, patience = encoder.exit_rule(exit_threshold, min_exit_layer)
-    thetas = _thetas_tested(theta, first_layer, encoder.depth)
-    if not thetas:
+    tested = _thetas_tested(theta, first_layer, encoder.depth)
+    others = {}
+    for other in thetas:
+        encoder.exit_rule(other, min_exit_layer)  # a wrong one stops here, before the work
+        others[other] = _thetas_tested(other, first_layer, encoder.depth)
+    if not tested:
         raise UsageError(
             f"--exit_threshold: {theta} from layer {first_layer} on lets nothing leave before the last: "
             "give one, or a lower --min_exit_layer"
@@ -89,15 +99,17 @@ def evaluate_latency(
         length: choose_texts(encoder, texts, length, at_least=max(batch_sizes), wanted=rounds)
         for length in lengths
     }
-    rows = []
+    rows, thresholds = [], []
     with tqdm(
         total=len(lengths) * len(batch_sizes) * rounds, desc="latency", unit="round", disable=not progress
     ) as bar:
         for length, (pool, joined) in chosen.items():
             for size in batch_sizes:
                 bar.set_postfix_str(f"{size} x {length} tokens")
-                row = _measure(encoder, pool, length, size, thetas, rounds, bar)
+                also = others if size == min(batch_sizes) else {}
+                row, found = _measure(encoder, pool, length, size, tested, also, rounds, bar)
                 rows.append({"batch_size": size, "tokens": length, "joined": joined, **row})
+                thresholds += [{"batch_size": size, "tokens": length, **point} for point in found]
     model = encoder.model
     return {
         "threads": torch.get_num_threads(),
@@ -109,6 +121,7 @@ def evaluate_latency(
         "exit_patience": patience,
         "rounds": rounds,
         "rows": rows,
+        "thresholds": thresholds,
     }
 
 
@@ -169,10 +182,15 @@ def _measure(
     length: int,
     batch_size: int,
     thetas: dict[int, float],
+    others: dict[float, dict[int, float]],
     rounds: int,
     bar: tqdm,
-) -> dict[str, Any]:
-    """The figures of one row; `pool` holds the texts of that length, `thetas` is as of `leave_together`."""
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The figures of one row, and those of the further thresholds `others`, timed in the same turns.
+
+    `pool` holds the texts of that length; `thetas`, and what each of `others` stands for, is as of
+    `leave_together`.
+    """
     model = encoder.model
     lowest = model.config.exit_patience + 1  # l_min is in `thetas`
     rows = [
@@ -190,27 +208,37 @@ def _measure(
         "exits": lambda number: run(number, thetas),
         "exits_together": lambda number: leave_together(model, batches[number], thetas)[1],
         "watched": lambda number: run(number, dict.fromkeys(thetas, 1.0)),
+        **{other: functools.partial(run, thetas=by_layer) for other, by_layer in others.items()},
     }
     with timed_inference(model):
         times, left = in_turns(variants, rounds=rounds, warm_up=WARM_UP, device=model.device, bar=bar)
-    mean_layer, mean_layer_together = (
-        float(torch.cat(left[name]).double().mean()) for name in ("exits", "exits_together")
-    )
+    mean_layers = {
+        name: float(torch.cat(left[name]).double().mean()) for name in ("exits", "exits_together", *others)
+    }
     p50 = {name: np.median(values) for name, values in times.items()}
-    speedup, speedup_together = (float(p50["full_depth"] / p50[name]) for name in ("exits", "exits_together"))
-    possible = encoder.depth / mean_layer
-    return {
+    speedups = {name: float(p50["full_depth"] / p50[name]) for name in mean_layers}
+    possible = encoder.depth / mean_layers["exits"]
+    row = {
         "mean_tokens": float(np.mean([int(batch["attention_mask"].sum()) / batch_size for batch in batches])),
         "texts": len(np.unique(rows)),
-        "mean_exit_layer": mean_layer,
-        "mean_exit_layer_together": mean_layer_together,
+        "mean_exit_layer": mean_layers["exits"],
+        "mean_exit_layer_together": mean_layers["exits_together"],
         **{name: _percentiles(times[name]) for name in ("full_depth", "exits", "exits_together")},
         "exit_test_ms": float(np.median(times["watched"] - times["full_depth"])),
-        "speedup": speedup,
-        "speedup_together": speedup_together,
+        "speedup": speedups["exits"],
+        "speedup_together": speedups["exits_together"],
         "speedup_possible": possible,
-        "share_of_possible": speedup / possible,
+        "share_of_possible": speedups["exits"] / possible,
     }
+    return row, [
+        {
+            "exit_threshold": other,
+            "mean_exit_layer": mean_layers[other],
+            "p50_ms": float(p50[other]),
+            "speedup": speedups[other],
+        }
+        for other in others
+    ]
 
 
 def _percentiles(milliseconds: np.ndarray) -> dict[str, float]:
@@ -272,6 +300,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rounds", type=positive, default=100, help="timed batches of each kind (default: %(default)s)"
     )
+    parser.add_argument(
+        "--thetas", type=numbers(float), default=(), help="further thresholds at the smallest batch: 0.9,0.95"
+    )
     parser.add_argument("--threads", type=positive, help="of the CPU (default: torch's choice)")
 
 
@@ -290,6 +321,7 @@ def run(args: argparse.Namespace) -> Report:
         lengths=args.lengths,
         exit_threshold=args.exit_threshold,
         min_exit_layer=args.min_exit_layer,
+        thetas=args.thetas,
         rounds=args.rounds,
         progress=True,
     )
@@ -313,6 +345,12 @@ def _summary(figures: dict[str, Any]) -> str:
             f"  {size:<15}{times}{row['exit_test_ms']:>8.2f}{row['mean_exit_layer']:>7.2f}"
             f"{row['speedup']:>9.2f}{row['speedup_together']:>9.2f}{row['speedup_possible']:>9.2f}"
             f"{row['share_of_possible']:>7.0%}"
+        )
+    for point in figures["thresholds"]:
+        lines.append(
+            f"  {point['batch_size']} x {point['tokens']}, theta {point['exit_threshold']:g}: p50 "
+            f"{point['p50_ms']:.2f} ms, mean layer {point['mean_exit_layer']:.2f}, "
+            f"speedup {point['speedup']:.2f}"
         )
     if any(row["joined"] for row in figures["rows"]):
         lines.append("  * texts joined of several, as too few were that long")

@@ -4,13 +4,14 @@ python -m eval retrieval --model . --teacher sentence-transformers/all-MiniLM-L6
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytrec_eval
 
-from eval.arguments import add_common_arguments, add_exit_arguments, check_writable
+from eval.arguments import add_common_arguments, add_exit_arguments, check_writable, numbers
 from eval.data import Qrels, RetrievalData, load_retrieval
 from eval.encode import Encoder, encode, encode_layers, find_model, load_encoder
 from eval.errors import UsageError
@@ -38,6 +39,7 @@ def evaluate_retrieval(
     own_documents: bool = True,
     exit_threshold: float | Literal["config"] | None = "config",
     min_exit_layer: int | None = None,
+    thetas: Sequence[float] = (),
     cache: Path = DEFAULT_CACHE,
     batch_size: int = 64,
     progress: bool = False,
@@ -51,6 +53,7 @@ def evaluate_retrieval(
         own_documents: evaluate the settings whose documents the model embeds, too.
         exit_threshold: theta; "config": the model's own; None: leave out the settings with exits.
         min_exit_layer: l_min; None: the model's own.
+        thetas: further thresholds, to let queries out by over the teacher's documents.
         cache: folder of the teacher's document embeddings, so that the next run has them at once.
         batch_size: texts a forward pass.
         progress: show progress bars.
@@ -59,12 +62,15 @@ def evaluate_retrieval(
         `documents` and `queries`, how many; `exit_rule`; `settings`: name -> `ndcg@10`, `recall@100`, and
         `mean_query_layer` and `mean_document_layer` of the model under test (None where another encoder did
         it); `query_exit_histogram` at layers 1 .. L; `static_queries`: the scores over the teacher's
-        documents with all queries cut at each `layer` (None without a teacher).
+        documents with all queries cut at each `layer`, and `grid`: those with query exits at each of
+        `thetas`, with the rule and `mean_query_layer` (both None without a teacher).
 
     Raises:
         UsageError: a threshold out of range, nothing to evaluate, or a teacher of another width.
     """
     theta, first_layer, patience = encoder.exit_rule(exit_threshold, min_exit_layer)
+    for other in thetas:
+        encoder.exit_rule(other, min_exit_layer)  # a wrong one stops here, before the work
     if not own_documents and teacher is None:
         raise UsageError("--teacher_documents_only: needs the encoder of those documents: give --teacher")
     if teacher and teacher.model.config.hidden_size != encoder.model.config.hidden_size:
@@ -87,6 +93,7 @@ def evaluate_retrieval(
     mean_query = None if query_exits is None else float(query_exits.mean())
     settings: dict[str, dict[str, Any]] = {}
     static: list[dict[str, Any]] | None = None
+    grid: list[dict[str, Any]] | None = None
 
     if teacher:
         label = f"teacher's documents of {data.name}" if progress else None
@@ -96,6 +103,13 @@ def evaluate_retrieval(
         static = [{"layer": layer + 1, **score(queries[:, layer], index)} for layer in range(depth)]
         if exit_queries is not None:
             settings["teacher_documents"] = score(exit_queries, index) | _means(mean_query, None)
+        cosines = successive_cosines(queries, patience)
+        grid = []
+        for other in thetas:
+            left = exit_layers(cosines, other, first_layer)
+            rule = {"exit_threshold": other, "min_exit_layer": first_layer}
+            found = score(at_layers(queries, left), index)
+            grid.append(rule | {"mean_query_layer": float(left.mean())} | found)
     if own_documents:
         documents, exit_documents, document_exits = embed(data.documents, "documents")
         settings["full_depth"] = score(queries[:, -1], documents[:, -1]) | _means(depth, depth)
@@ -112,6 +126,7 @@ def evaluate_retrieval(
             None if query_exits is None else np.bincount(query_exits, minlength=depth + 1)[1:].tolist()
         ),
         "static_queries": static,
+        "grid": grid,
     }
 
 
@@ -196,6 +211,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only the settings over the teacher's documents: the others embed all documents anew",
     )
     parser.add_argument(
+        "--thetas",
+        type=numbers(float),
+        default=(),
+        help="further thresholds for queries over the teacher's documents, such as 0.9,0.95",
+    )
+    parser.add_argument(
         "--cache", type=Path, default=DEFAULT_CACHE, help="folder of the teacher's embeddings (%(default)s)"
     )
 
@@ -207,8 +228,9 @@ def run(args: argparse.Namespace) -> Report:
     find_model(args.model)
     if args.teacher:
         find_model(args.teacher, "--teacher")
-    elif args.teacher_documents_only:
-        raise UsageError("--teacher_documents_only: needs the encoder of those documents: give --teacher")
+    elif args.teacher_documents_only or args.thetas:
+        argument = "--teacher_documents_only" if args.teacher_documents_only else "--thetas"
+        raise UsageError(f"{argument}: needs the encoder of those documents: give --teacher")
     data = load_retrieval(args.data, args.split)
     encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
     models = {"model": encoder}
@@ -221,6 +243,7 @@ def run(args: argparse.Namespace) -> Report:
         own_documents=not args.teacher_documents_only,
         exit_threshold=args.exit_threshold,
         min_exit_layer=args.min_exit_layer,
+        thetas=args.thetas,
         cache=args.cache,
         batch_size=args.batch_size,
         progress=True,
@@ -238,6 +261,9 @@ def _summary(data: RetrievalData, figures: dict[str, Any]) -> str:
     rows = [(SETTINGS[name], row) for name, row in figures["settings"].items()]
     for row in figures["static_queries"] or ():
         rows.append((f"queries at layer {row['layer']}, teacher's docs", row | _means(row["layer"], None)))
+    for row in figures["grid"] or ():
+        name = f"query exits, theta {row['exit_threshold']:g}, teacher's docs"
+        rows.append((name, row | _means(row["mean_query_layer"], None)))
     for name, row in rows:
         depths = [row["mean_query_layer"], row["mean_document_layer"]]
         query, document = ("-" if depth is None else f"{depth:.2f}" for depth in depths)

@@ -101,6 +101,21 @@ def test_the_table_has_thresholds_cuts_and_teacher(full: Path) -> None:
         assert f"| {' | '.join(row)} |" in text
 
 
+def test_the_table_has_what_further_thresholds_give(full: Path) -> None:
+    def timed(content: dict[str, Any]) -> None:
+        points = [{"exit_threshold": 0.95, "speedup": speedup} for speedup in (1.15, 1.25)]
+        content["figures"]["thresholds"] = points
+
+    def searched(content: dict[str, Any]) -> None:
+        content["figures"]["grid"] = [{"exit_threshold": 0.95, "ndcg@10": 0.61, "mean_query_layer": 3.25}]
+
+    edit(full / "latency.json", timed)
+    edit(full / "retrieval-scifact.json", searched)
+    _, rows = card_facts.table(read_results(full, full.parent / "config.json"))
+    assert rows[2][0] == "**exits, theta 0.88**"  # 0.5, which was neither timed nor searched with, is out
+    assert rows[3] == ["exits, theta 0.95", "3.50", "0.8056", "0.6100 (mean layer 3.25)", "1.15 to 1.25"]
+
+
 def test_latency_has_its_conditions_and_its_slow_rows(full: Path) -> None:
     text = rendered(full)
     assert "**P, 1 thread**: float32, torch 9.9" in text

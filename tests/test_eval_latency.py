@@ -95,6 +95,24 @@ def test_rows_of_a_run(encoder: Encoder) -> None:
     json.dumps(figures, allow_nan=False)
 
 
+def test_further_thresholds_at_the_smallest_batch(encoder: Encoder) -> None:
+    sizes, lengths, thetas = [1, 4], [5, 16], [-0.99, 1.0]
+    figures = evaluate_latency(
+        encoder, TEXTS, batch_sizes=sizes, lengths=lengths, thetas=thetas, rounds=2, min_exit_layer=2
+    )
+    points = figures["thresholds"]
+    assert [(point["tokens"], point["exit_threshold"]) for point in points] == [
+        (5, -0.99),
+        (5, 1.0),
+        (16, -0.99),
+        (16, 1.0),
+    ]
+    assert [point["mean_exit_layer"] for point in points] == [2, 6, 2, 6]
+    assert all(point["batch_size"] == 1 for point in points)
+    full = figures["rows"][0]["full_depth"]["p50_ms"]
+    assert points[0]["speedup"] == pytest.approx(full / points[0]["p50_ms"])
+
+
 def test_a_threshold_of_each_layer(encoder: Encoder) -> None:
     thetas = [None, None, -0.99, None, None, None]
     figures = evaluate_latency(

@@ -99,6 +99,26 @@ def test_the_settings_take_the_right_sides(encoders: dict[str, Encoder], tmp_pat
         "teacher_documents": (left["queries"], None),
     }
     assert sum(figures["query_exit_histogram"]) == figures["queries"] == 2
+    assert figures["grid"] == []
+
+
+def test_further_thresholds_over_the_teachers_documents(encoders: dict[str, Encoder], tmp_path: Path) -> None:
+    data = load_retrieval(str(eval_toys.write_beir(tmp_path / "beir")))
+    model, teacher = encoders["model"], encoders["teacher"]
+    own = model.exit_rule()[0]
+    figures = evaluate_retrieval(
+        model, data, teacher=teacher, thetas=[own, 1.0], cache=tmp_path / "cache", own_documents=False
+    )
+    same, full = figures["grid"]
+    wanted = figures["settings"]["teacher_documents"]
+    for key in (*retrieval.METRICS, "mean_query_layer"):
+        assert same[key] == wanted[key]
+    assert full["mean_query_layer"] == 6
+    assert {key: full[key] for key in retrieval.METRICS} == {
+        key: figures["static_queries"][-1][key] for key in retrieval.METRICS
+    }
+    with pytest.raises(UsageError, match=r"^--exit_threshold must be"):
+        evaluate_retrieval(model, data, teacher=teacher, thetas=[2.0])
 
 
 def test_settings_left_out(encoders: dict[str, Encoder], tmp_path: Path) -> None:
