@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"demo: error: {reason}", file=sys.stderr)
         return 2
     depth = model.config.num_hidden_layers
-    print(f"{args.model}: {depth} layers, theta {theta}, exits from layer {first_layer}\n")
+    print(f"{args.model}: {depth} layers, {describe(theta, first_layer)}\n")
     print(" layer   cosine to      full      with")
     print("  left  full depth     depth     exits  text")
     rows = []
@@ -83,6 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(line(rows[-1], depth), flush=True)
     print(f"\n{totals(rows, depth)}")
     return 0
+
+
+def describe(theta: float | list[float | None], first_layer: int) -> str:
+    """The exit rule in words: one threshold, or one a layer."""
+    if not isinstance(theta, list):
+        return f"theta {theta:g}, exits from layer {first_layer}"
+    layers = [(n, t) for n, t in enumerate(theta[:-1], start=1) if n >= first_layer and t is not None]
+    return "exits at " + ", ".join(f"layer {n} (theta {t:g})" for n, t in layers)
 
 
 def read_texts(joined: str | None, file: Path | None) -> list[str]:

@@ -101,3 +101,9 @@ def test_totals_by_hand(demo: ModuleType) -> None:
     found = demo.totals(rows, depth=6)
     assert "mean exit layer 3.00 of 6, layer ratio 2.00, measured speedup 2.00 (12.0 ms -> 6.0 ms)" in found
     assert "lowest cosine to full depth 0.9000" in found
+
+
+def test_the_rule_in_words(demo: ModuleType) -> None:
+    assert demo.describe(0.88, 2) == "theta 0.88, exits from layer 2"
+    by_layer = [0.1, None, 0.9, 0.85, None, 0.2]
+    assert demo.describe(by_layer, 2) == "exits at layer 3 (theta 0.9), layer 4 (theta 0.85)"
