@@ -182,9 +182,16 @@ def _round_down(cosine: float) -> float:
 def frontier(grid: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The points of the grid that no other one beats in both Spearman and mean exit layer, by depth."""
     best: list[dict[str, Any]] = []
-    # Of equal points the strictest threshold comes first: it errs on the side of depth on other data.
+    # Of equal points the strictest threshold comes first: it errs on the side of depth on other data. Then the
+    # highest first layer: it tests less.
     order = sorted(
-        grid, key=lambda point: (point["mean_exit_layer"], -point["spearman"], -_strictness(point))
+        grid,
+        key=lambda point: (
+            point["mean_exit_layer"],
+            -point["spearman"],
+            -_strictness(point),
+            -point["min_exit_layer"],
+        ),
     )
     for point in order:
         if not best or point["spearman"] > best[-1]["spearman"]:
@@ -204,7 +211,7 @@ def choose(
 
     Of the points with a mean exit layer of at most `max_mean_layer`: the one with the highest Spearman
     correlation, or, given `least`, the shallowest of at least that correlation. Of several, the one of the
-    least mean depth, then the one of the highest threshold.
+    least mean depth, then the one of the highest threshold, then of the highest first layer.
 
     Raises:
         UsageError: no point is that shallow, or none that good.
