@@ -182,8 +182,8 @@ def _round_down(cosine: float) -> float:
 def frontier(grid: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The points of the grid that no other one beats in both Spearman and mean exit layer, by depth."""
     best: list[dict[str, Any]] = []
-    # Of equal points the strictest threshold comes first: it errs on the side of depth on other data. Then the
-    # highest first layer: it tests less.
+    # Of equal points the strictest threshold comes first, as it errs on the side of depth on other data; then
+    # the highest first layer, as it tests less.
     order = sorted(
         grid,
         key=lambda point: (
