@@ -92,7 +92,12 @@ def run_ablation(
             train(student, batches, loss, learning_rate=learning_rate, weight_decay=0.01, bar=bar)
             judged = Encoder(name, student.eval(), teacher.tokenizer, teacher.max_length)
             figures[name] = asdict(variant) | _judge(judged, targets, sts)
-    return {"texts": len(batches) * batch_size, "learning_rate": learning_rate, "runs": figures}
+    return {
+        "texts": len(batches) * batch_size,
+        "pairs": len(sts.scores),
+        "learning_rate": learning_rate,
+        "runs": figures,
+    }
 
 
 def _judge(encoder: Encoder, targets: FloatArray, sts: StsData) -> dict[str, Any]:

@@ -386,7 +386,7 @@ def ablation(results: Results) -> dict[str, Any] | None:
     return {
         "texts": figures["texts"],
         "learning_rate": figures["learning_rate"],
-        "pairs": _pairs(results.ablation),
+        "pairs": f"the first {figures.get('pairs', 500)} pairs of {_pairs(results.ablation)}",
         "layer": CUT_LAYER,
         "rows": rows,
     }

@@ -33,6 +33,9 @@ SETS = {
 # Training sources that are a data set of the Hub -> its id. The others came from GitHub and are none.
 TRAINED_ON = {"stsb-train": "mteb/stsbenchmark-sts"}
 
+# Files of texts that were made for the results -> what is in them.
+FILES = {"held-out.txt": "of the training sources, not trained on"}
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -105,7 +108,9 @@ def split(data: Json) -> str:
 
 
 def described(data: Json) -> str:
-    """A set with its split: `STS Benchmark, test`; of a file of texts its name."""
+    """A set with its split: `STS Benchmark, test`; of a file its name, and what it holds if we made it."""
+    if data["name"] in FILES:
+        return f"{data['name']} ({FILES[data['name']]})"
     return ", ".join(part for part in (set_name(data), split(data)) if part)
 
 
