@@ -34,7 +34,7 @@ from distill.students import Distilled, freeze, make_student, parse_layer_starts
 from distill.teacher import stored_targets, teacher_layers
 from eval.data import load_sts
 from eval.encode import find_model
-from eval.errors import UsageError
+from eval.errors import UsageError, first_line
 from eval.files import write_json
 from modeling_leap import LeapModel
 
@@ -45,7 +45,7 @@ def one_line_errors(argument: str, name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, HfHubHTTPError) as error:
-        raise UsageError(f"{argument}: cannot load {name!r}: {str(error).strip().splitlines()[0]}") from error
+        raise UsageError(f"{argument}: cannot load {name!r}: {first_line(error)}") from error
 
 
 def load_models(

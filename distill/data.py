@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from distill.files import write_folder
+from eval.errors import first_line
 
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "text", ".parquet": "parquet"}
 CHUNK = 10_000  # texts tokenised at a time
@@ -76,8 +77,7 @@ class TextSource:
         try:
             return load_dataset(self.name, subset or None, split=split, streaming=streaming)
         except (OSError, DatasetsError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"data: cannot read {self.name!r} from the Hub: {reason}") from error
+            raise ValueError(f"data: cannot read {self.name!r} from the Hub: {first_line(error)}") from error
 
     def fingerprint(self) -> list[object]:
         """What must stay the same for a cache of these texts to hold."""

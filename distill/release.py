@@ -11,7 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedTokenizerBase
 
 from distill.files import write_folder
-from eval.errors import UsageError
+from eval.errors import UsageError, first_line
 from modeling_leap import LeapModel
 
 MODULES = [
@@ -205,8 +205,7 @@ def _role(user: dict[str, Any]) -> str | None:
 
 def _reason(error: Exception) -> str:
     """The first sentence of an error's message."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].split(". ")[0].rstrip(".")
+    return first_line(error).split(". ")[0].rstrip(".")
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -10,7 +10,6 @@ another kind, and not for other weights, so the certificate that `--write` puts 
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ import numpy as np
 from configuration_leap import ExitThreshold
 from eval.arguments import add_common_arguments, check_writable, positive
 from eval.data import TextData
-from eval.encode import Encoder, encode_layers, find_model, load_encoder
+from eval.encode import Encoder, encode_layers, find_model, find_model_folder, load_encoder, update_config
 from eval.errors import NothingQualifiesError, UsageError
 from eval.exits import FloatArray, exit_layers, row_cosines, successive_cosines
-from eval.files import checksum, write_json
+from eval.files import checksum
 from eval.report import Report
 from eval.risk import fixed_sequence, hoeffding_bentkus, simulate
 from eval.texts import load_texts_or_pairs, texts_of
@@ -184,8 +183,6 @@ def write_certificate(folder: Path, figures: dict[str, Any], data: TextData, mod
         data: the texts.
         model_sha256: the model's `Encoder.fingerprint`.
     """
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
     rule = {key: figures[key] for key in ("exit_threshold", "min_exit_layer")}
     certified = ("exit_patience", "alpha", "delta", "n", "risk", "mean_exit_layer", "grid", "method")
     certificate = {
@@ -194,7 +191,7 @@ def write_certificate(folder: Path, figures: dict[str, Any], data: TextData, mod
         "data": {"name": data.name, "sha256": data.sha256},
         "model_sha256": model_sha256,
     }
-    write_json(path, config | rule | {"exit_certificate": certificate})
+    update_config(folder, rule | {"exit_certificate": certificate})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -228,9 +225,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Report:
     """Run it as the command does."""
-    folder = Path(find_model(args.model))
-    if args.write and not folder.is_dir():
-        raise UsageError(f"--write: {args.model!r} is not a folder: download the model and give its folder")
+    find_model(args.model)
+    folder = find_model_folder(args.model) if args.write else None
     check_writable("--output", args.output)
     data = load_texts_or_pairs(args.data, args.split)
     texts = texts_of(data)
@@ -252,7 +248,7 @@ def run(args: argparse.Namespace) -> Report:
         progress=data.name,
     )
     summary = _summary(drawn, figures)
-    if args.write:
+    if folder:
         write_certificate(folder, figures, drawn, encoder.fingerprint())
         summary += f"\nrule and exit_certificate written to {folder / 'config.json'}"
     return Report(figures, summary, {"model": encoder}, drawn, args.seed)

@@ -23,7 +23,7 @@ from datasets import load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError
 
-from eval.errors import UsageError
+from eval.errors import UsageError, first_line
 from eval.exits import FloatArray
 from eval.files import checksum
 
@@ -227,6 +227,5 @@ def _hub_rows(repository: str, config: str | None = None, *, split: str) -> Iter
     try:
         rows = load_dataset(repository, config, split=split)
     except (DatasetNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"--data: cannot load {repository!r}: {reason}") from error
+        raise UsageError(f"--data: cannot load {repository!r}: {first_line(error)}") from error
     yield from rows

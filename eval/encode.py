@@ -17,8 +17,9 @@ from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 
 from configuration_leap import ExitThreshold, LeapConfig
-from eval.errors import UsageError
+from eval.errors import UsageError, first_line
 from eval.exits import FloatArray, IntArray
+from eval.files import write_json
 from modeling_leap import LeapModel
 
 SENTENCE_CONFIG = "sentence_bert_config.json"
@@ -113,6 +114,24 @@ def find_model(source: str, argument: str = "--model") -> str:
     raise UsageError(f"{argument}: {source!r} is neither a folder nor a Hub id (owner/name): check it")
 
 
+def find_model_folder(source: str) -> Path:
+    """`find_model` for what will write into the model's config.json: a folder, and no Hub id.
+
+    Raises:
+        UsageError: it is none.
+    """
+    folder = Path(find_model(source))
+    if not folder.is_dir():
+        raise UsageError(f"--write: {source!r} is not a folder: download the model and give its folder")
+    return folder
+
+
+def update_config(folder: Path, changes: dict[str, Any]) -> None:
+    """Write fields into the config.json of a model's folder, atomically, all else in it as it was."""
+    path = folder / "config.json"
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | changes)
+
+
 def load_encoder(
     source: str,
     *,
@@ -146,8 +165,7 @@ def load_encoder(
         )
         max_length = _max_length(folder_or_id, model.config.max_position_embeddings)
     except (OSError, HfHubHTTPError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"{argument}: cannot load {source!r}: {reason}") from error
+        raise UsageError(f"{argument}: cannot load {source!r}: {first_line(error)}") from error
     if info["missing_keys"]:
         # transformers would go on with random numbers in their place.
         raise UsageError(f"{argument}: {source!r} lacks weights: {sorted(info['missing_keys'])[:3]} ...")

@@ -7,3 +7,8 @@ class UsageError(ValueError):
 
 class NothingQualifiesError(Exception):
     """The work was done and nothing meets the demand. The message is one line: what was seen, the remedy."""
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says first, to go into a message of one line; its type if it is silent."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

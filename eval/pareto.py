@@ -8,7 +8,6 @@ never on its test split, and writes them into the model's config.json.
 """
 
 import argparse
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from eval.arguments import add_common_arguments, add_plot_argument, check_plots, check_writable, numbers
 from eval.data import StsData, load_sts
-from eval.encode import Encoder, find_model, load_encoder
+from eval.encode import Encoder, find_model, find_model_folder, load_encoder, update_config
 from eval.errors import UsageError
 from eval.exits import (
     FloatArray,
@@ -29,7 +28,6 @@ from eval.exits import (
     successive_cosines,
     theta_text,
 )
-from eval.files import write_json
 from eval.metrics import spearman
 from eval.report import Report
 from eval.sts import embed_pairs
@@ -234,9 +232,7 @@ def choose(
 
 def write_rule(folder: Path, point: dict[str, Any]) -> None:
     """Write a chosen theta and l_min into the config.json of a model's folder, all else in it as it was."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, config | {key: point[key] for key in ("exit_threshold", "min_exit_layer")})
+    update_config(folder, {key: point[key] for key in ("exit_threshold", "min_exit_layer")})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -267,9 +263,8 @@ def run(args: argparse.Namespace) -> Report:
         raise UsageError("--choose: goes with --max_mean_layer or --max_loss, and they with it")
     if args.write and not args.choose:
         raise UsageError("--write: writes what --choose has chosen: add --choose and --max_loss")
-    folder = Path(find_model(args.model))
-    if args.write and not folder.is_dir():
-        raise UsageError(f"--write: {args.model!r} is not a folder: download the model and give its folder")
+    find_model(args.model)
+    folder = find_model_folder(args.model) if args.write else None
     check_writable("--output", args.output)
     check_plots(args.plot)
     data = load_sts(args.data, args.split)
@@ -291,7 +286,7 @@ def run(args: argparse.Namespace) -> Report:
         deepest = math.inf if args.max_mean_layer is None else args.max_mean_layer
         points = figures["grid"] + figures.get("per_layer", [])
         figures["chosen"] = choose(points, max_mean_layer=deepest, least=least) | bounds
-    if args.write:
+    if folder:
         write_rule(folder, figures["chosen"])
     if args.plot:
         from eval.plot import plot_pareto  # here, as in check_plots

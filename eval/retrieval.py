@@ -15,7 +15,15 @@ from eval.arguments import add_common_arguments, add_exit_arguments, check_writa
 from eval.data import Qrels, RetrievalData, load_retrieval
 from eval.encode import Encoder, encode, encode_layers, find_model, load_encoder
 from eval.errors import UsageError
-from eval.exits import FloatArray, IntArray, at_layers, exit_layers, successive_cosines, theta_text
+from eval.exits import (
+    FloatArray,
+    IntArray,
+    at_layers,
+    exit_layers,
+    successive_cosines,
+    theta_text,
+    unit_vectors,
+)
 from eval.files import atomic_write, checksum
 from eval.report import Report
 
@@ -148,7 +156,7 @@ def rank(
     Returns:
         query id -> document id -> cosine.
     """
-    queries, documents = (_unit(vectors) for vectors in (queries, documents))
+    queries, documents = (unit_vectors(vectors) for vectors in (queries, documents))
     nearest = min(DEPTH_OF_RANKING + 1, len(document_ids))  # one more, for the query itself
     ranking = {}
     for query_id, query in zip(query_ids, queries, strict=True):
@@ -158,10 +166,6 @@ def rank(
         found = {document_ids[at]: float(scores[at]) for at in top if document_ids[at] != query_id}
         ranking[query_id] = dict(list(found.items())[:DEPTH_OF_RANKING])
     return ranking
-
-
-def _unit(vectors: FloatArray) -> FloatArray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def rank_metrics(qrels: Qrels, ranking: dict[str, dict[str, float]]) -> dict[str, float]:

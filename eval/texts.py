@@ -7,7 +7,7 @@ from datasets.exceptions import DatasetsError
 
 from distill.data import TextSource, iterate_texts
 from eval.data import StsData, TextData, load_sts
-from eval.errors import UsageError
+from eval.errors import UsageError, first_line
 from eval.files import checksum
 
 TEXT_ENDINGS = (".txt", ".json", ".jsonl", ".parquet")
@@ -45,8 +45,7 @@ def load_texts_or_pairs(source: str, split: str = "test", limit: int | None = No
         chunks = iterate_texts(TextSource(source, limit=limit), streaming=True)  # leaves no copy on the disk
         texts = [text for chunk in chunks for text in chunk]
     except (ValueError, OSError, DatasetsError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"--data: cannot read {source!r}: {reason}") from error
+        raise UsageError(f"--data: cannot read {source!r}: {first_line(error)}") from error
     if len(texts) < 2:
         raise UsageError(f"--data: {source!r} holds {len(texts)} texts: give at least 2")
     return Texts(path.name, checksum(texts), texts)
