@@ -65,7 +65,8 @@ def load_models(
             source = LeapModel.from_pretrained(name, revision=args.student_revision, **load)
         if source.config.vocab_size != teacher.config.vocab_size:
             raise ValueError("--student and --teacher must share one vocabulary: choose another student")
-    student = make_student(source, parse_layer_starts(args.student_layers) if args.student_layers else None)
+    starts = parse_layer_starts(args.student_layers) if args.student_layers else None
+    student = make_student(source, starts, teacher)
     if not args.train_word_embeddings:
         freeze(student, args.frozen_layers)
     student.config.exit_threshold, student.config.min_exit_layer = args.exit_threshold, args.min_exit_layer

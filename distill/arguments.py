@@ -26,6 +26,7 @@ TERM_HELP = {
     "first_exit_layer": "lowest layer in the exit term, counted from 1",
     "temperature": "of the softmax in L_contrast",
     "relation": "weight of the mixed-depth relational term",
+    "signal": "weight of the term that makes the exit rule's cosine tell how good a layer is for a text",
 }
 
 
@@ -49,8 +50,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add(
         "--student_layers",
         metavar="START",
-        help="one item a layer: N copies layer N, N~ copies it near the identity, N~0.3 less near; "
-        "for example 1,3,6,6~,6~,6~ (default: all layers in order)",
+        help="one item a layer: N copies layer N, N~ copies it near the identity, N~0.3 less near, tN "
+        "copies the teacher's layer N; for example 1,3,6,6~,6~,6~ (default: all layers in order)",
     )
     add(
         "--train_word_embeddings", action="store_true", help="train the word embeddings too (default: frozen)"
@@ -268,7 +269,7 @@ def check(args: argparse.Namespace) -> None:
     _check_objective(config)
     _require(
         args.batch_size >= config.batch_needed,
-        f"--batch_size must be at least {config.batch_needed}: L_contrast and the relation compare texts",
+        f"--batch_size must be at least {config.batch_needed}: L_contrast, relation and signal compare texts",
     )
     _require(
         not (args.cache_teacher and config.alpha),
@@ -293,7 +294,17 @@ def check(args: argparse.Namespace) -> None:
 
 
 def _check_objective(config: ObjectiveConfig) -> None:
-    for name in ("alpha", "beta", "delta", "own_final", "linear", "relation", "slope", "slope_start"):
+    for name in (
+        "alpha",
+        "beta",
+        "delta",
+        "own_final",
+        "linear",
+        "relation",
+        "signal",
+        "slope",
+        "slope_start",
+    ):
         _require(getattr(config, name) >= 0, f"--{name} must not be negative, got {getattr(config, name)}")
     _require(config.temperature > 0, f"--temperature must be above 0, got {config.temperature}")
     _require(-1 < config.tau <= 1, f"--tau is a cosine in (-1, 1], got {config.tau}")

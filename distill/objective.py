@@ -36,6 +36,7 @@ class ObjectiveConfig:
         first_exit_layer: the exit term covers this layer and those above, counted from 1.
         temperature: of the softmax in L_contrast.
         relation: weight of the mixed-depth relational term.
+        signal: weight of the term that makes s_l tell the fidelity of layer l (ours, not the paper's).
     """
 
     alpha: float = 0.3
@@ -50,11 +51,12 @@ class ObjectiveConfig:
     first_exit_layer: int = 1
     temperature: float = 0.05
     relation: float = 0.0
+    signal: float = 0.0
 
     @property
     def batch_needed(self) -> int:
         """Texts that a batch must have: terms that compare texts with one another need two."""
-        return 2 if self.delta or self.relation else 1
+        return 2 if self.delta or self.relation or self.signal else 1
 
 
 def final_alignment(layers: Tensor, teacher: Tensor) -> Tensor:
@@ -152,6 +154,26 @@ def mixed_depth_relation(mixed: Tensor, columns: Tensor, teacher: Tensor, teache
     return among.square().mean() + across.square().mean()
 
 
+def exit_signal(layers: Tensor, first_layer: int) -> Tensor:
+    """1 - the correlation over the batch of s_l with the fidelity of layer l, mean over first_layer <= l < L.
+
+    s_l = cos(e^(l), e^(l-1)) is all that the exit rule sees; cos(e^(l), e^(L)) is what leaving at l keeps.
+    Nothing in the paper's objective makes the one tell the other: where it does not, texts leave at random.
+    Only e^(l-1) learns from this term, so that it bends no embedding towards being easy to predict.
+
+    Args:
+        layers: (B, L, H), as above.
+        first_layer: lowest layer that a text may leave at, counted from 1; 1 counts as 2, as s_1 is none.
+    """
+    first = max(first_layer, 2) - 1
+    now = layers[:, first:-1].detach()
+    signal = F.cosine_similarity(layers[:, first - 1 : -2], now, dim=-1)  # (B, L - first - 1)
+    fidelity = F.cosine_similarity(now, layers[:, -1:].detach(), dim=-1)
+    signal, fidelity = signal - signal.mean(dim=0), fidelity - fidelity.mean(dim=0)
+    # cosine_similarity of centred columns is their correlation, and has a floor under its denominator.
+    return 1 - F.cosine_similarity(signal, fidelity, dim=0).mean()
+
+
 def mix_depths(layers: Tensor, first_layer: int, generator: torch.Generator | None = None) -> Tensor:
     """(B, H): every row at a layer drawn uniformly from first_layer..L; `generator` lives on the CPU."""
     batch, depth = layers.shape[:2]
@@ -162,7 +184,9 @@ def mix_depths(layers: Tensor, first_layer: int, generator: torch.Generator | No
 
 
 class Objective:
-    """L = L_final + alpha L_inter + beta (L_exit_t + own_final L_exit_s) + delta L_contrast + relation L_rel.
+    """L_final + alpha L_inter + beta (L_exit_t + own_final L_exit_s) + delta L_contrast, and our two terms.
+
+    Ours are relation L_rel (`mixed_depth_relation`) and signal L_signal (`exit_signal`).
 
     Args:
         config: weights and shapes.
@@ -214,6 +238,8 @@ class Objective:
             mixed = mix_depths(layers, config.first_exit_layer, generator)
             relation = mixed_depth_relation(mixed, self.gather(mixed), teacher, all_teacher)
             weighted.append(("relation", config.relation, relation))
+        if config.signal:
+            weighted.append(("signal", config.signal, exit_signal(layers, config.first_exit_layer)))
         loss = torch.stack([weight * term for _, weight, term in weighted]).sum()
         return loss, {name: term.detach() for name, _, term in weighted}
 

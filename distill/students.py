@@ -3,7 +3,8 @@
 A start is written as one item a student layer: `6` copies layer 6 of the source (counted from 1), `6~` copies
 it near the identity: its output passes almost unchanged through it at first, so that a tail of such layers
 starts as good as the layers below and has only to refine them. `6~0.3` says how much of the layer's own
-update is let through (0.1 where nothing is said).
+update is let through (0.1 where nothing is said). `t6` is layer 6 of the teacher where the source is another
+model: a tail of the teacher's own layers on a trunk that is trained already.
 """
 
 from dataclasses import dataclass
@@ -24,33 +25,39 @@ class LayerStart:
 
     Attributes:
         source: the layer of the source model, counted from 1.
+        of_teacher: it is a layer of the teacher, even where the student starts from another model.
         update_scale: None for a plain copy; otherwise the layer starts near the identity and this factor in
             (0, 1] scales the output projections of its attention and feed-forward halves.
     """
 
     source: int
     update_scale: float | None = None
+    of_teacher: bool = False
 
 
 def parse_layer_starts(spec: str) -> list[LayerStart]:
-    """Read a start such as `1,3,6,6~,6~0.3`.
+    """Read a start such as `1,3,6,6~,6~0.3` or `1,2,3,t4,t5,t6`.
 
     Raises:
-        ValueError: an item is not of the form `N`, `N~` or `N~SCALE`, with N >= 1 and SCALE in (0, 1].
+        ValueError: an item is not of the form `N`, `N~` or `N~SCALE`, each with or without a `t` before it,
+            with N >= 1 and SCALE in (0, 1].
     """
     starts = []
     for item in spec.split(","):
         source, tilde, scale = item.strip().partition("~")
+        layer = source.removeprefix("t")
         try:
             start = LayerStart(
-                int(source), (float(scale) if scale else DEFAULT_UPDATE_SCALE) if tilde else None
+                int(layer),
+                (float(scale) if scale else DEFAULT_UPDATE_SCALE) if tilde else None,
+                of_teacher=layer != source,
             )
         except ValueError:
             start = LayerStart(0)
         if start.source < 1 or not (start.update_scale is None or 0 < start.update_scale <= 1):
             raise ValueError(
                 f"student_layers: {item.strip()!r} is not a layer N, N~ or N~SCALE with SCALE in (0, 1]; "
-                "write for example 1,3,6,6~,6~0.3"
+                "write for example 1,3,6,6~,6~0.3, and tN for a layer of the teacher"
             )
         starts.append(start)
     if starts[0].update_scale is not None:
@@ -63,14 +70,16 @@ def parse_layer_starts(spec: str) -> list[LayerStart]:
 
 def check_layer_starts(starts: list[LayerStart], n_layers: int) -> None:
     """Raise a ValueError when a start names a layer that a source of `n_layers` layers does not have."""
-    highest = max(start.source for start in starts)
+    highest = max((start.source for start in starts), default=0)
     if highest > n_layers:
         raise ValueError(
             f"student_layers: layer {highest} asked for, but the source model has only {n_layers}"
         )
 
 
-def make_student(source: BertModel, starts: list[LayerStart] | None = None) -> LeapModel:
+def make_student(
+    source: BertModel, starts: list[LayerStart] | None = None, teacher: BertModel | None = None
+) -> LeapModel:
     """A LeapModel whose embeddings and layers start from those of `source`.
 
     Dropout is off in it: the target is a fixed function of the text, and noise only slows its imitation.
@@ -78,12 +87,21 @@ def make_student(source: BertModel, starts: list[LayerStart] | None = None) -> L
     Args:
         source: the teacher, or another BERT checkpoint.
         starts: one item a student layer; None copies all layers of the source in their order.
+        teacher: whose layers the starts of the teacher copy; None: the source is the teacher.
 
     Raises:
-        ValueError: a start names a layer that the source does not have.
+        ValueError: a start names a layer that its model does not have, or one of a teacher of other widths.
     """
     starts = starts or [LayerStart(layer) for layer in range(1, source.config.num_hidden_layers + 1)]
-    check_layer_starts(starts, source.config.num_hidden_layers)
+    teacher = source if teacher is None else teacher
+    from_teacher = [start for start in starts if start.of_teacher]
+    check_layer_starts([start for start in starts if not start.of_teacher], source.config.num_hidden_layers)
+    check_layer_starts(from_teacher, teacher.config.num_hidden_layers)
+    widths = ("hidden_size", "intermediate_size", "num_attention_heads")
+    if from_teacher and any(getattr(source.config, key) != getattr(teacher.config, key) for key in widths):
+        raise ValueError(
+            "student_layers: a layer of the teacher needs a student of the teacher's widths; leave out the t"
+        )
     fields = source.config.to_dict()
     for name in ("exit_threshold", "min_exit_layer", "exit_patience", "architectures", "auto_map"):
         fields.pop(name, None)  # of the source's own depth or class
@@ -98,7 +116,8 @@ def make_student(source: BertModel, starts: list[LayerStart] | None = None) -> L
     student.embeddings.load_state_dict(source.embeddings.state_dict())
     for index, start in enumerate(starts):
         layer = student.encoder.layer[index]
-        layer.load_state_dict(source.encoder.layer[start.source - 1].state_dict())
+        model = teacher if start.of_teacher else source
+        layer.load_state_dict(model.encoder.layer[start.source - 1].state_dict())
         if start.update_scale is not None:
             _start_near_identity(layer, student.encoder.layer[index - 1].output.LayerNorm, start.update_scale)
     return student

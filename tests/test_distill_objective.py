@@ -87,6 +87,31 @@ def test_mixed_depth_relation() -> None:
     )
 
 
+def test_exit_signal() -> None:
+    # Layer 2 of three texts, at angles to the last layer of 10, 20 and 60 degrees; layer 1 beyond it at
+    # 20, 40 and 30: s_2 puts the third text before the second, its fidelity puts it last.
+    def at(*degrees: float) -> torch.Tensor:
+        angles = torch.tensor(degrees).deg2rad()
+        return torch.stack([angles.cos(), angles.sin()], dim=-1)
+
+    layers = torch.stack([at(30, 60, 90), at(10, 20, 60), at(0, 0, 0)], dim=1).requires_grad_()
+    signal, fidelity = (torch.tensor(degrees).deg2rad().cos() for degrees in ([20.0, 40, 30], [10.0, 20, 60]))
+    correlation = torch.corrcoef(torch.stack([signal, fidelity]))[0, 1]
+    value = terms.exit_signal(layers, first_layer=1)
+    assert value.item() == pytest.approx(1 - correlation.item(), abs=1e-6)
+    value.backward()
+    assert layers.grad[:, 0].abs().sum() > 0  # the layer below learns
+    assert layers.grad[:, 1:].abs().sum() == 0  # what a text leaves with does not
+
+
+def test_exit_signal_is_nothing_where_all_texts_are_alike() -> None:
+    layers = torch.ones(3, 4, 8).requires_grad_()
+    value = terms.exit_signal(layers, first_layer=2)
+    assert value.item() == pytest.approx(1)
+    value.backward()
+    assert layers.grad.isfinite().all()
+
+
 def test_mix_depths_takes_whole_rows_of_the_layers_asked_for() -> None:
     layers = torch.arange(4.0).view(1, 4, 1).expand(500, 4, 3) + 10 * torch.arange(500.0).view(500, 1, 1)
     mixed = terms.mix_depths(layers, first_layer=2, generator=torch.Generator().manual_seed(0))
@@ -105,7 +130,7 @@ def test_weighted_sum_of_the_paper() -> None:
 
 def test_weight_zero_takes_a_term_out() -> None:
     layers, teacher = torch.randn(4, 3, 8), torch.randn(4, 8)
-    config = ObjectiveConfig(alpha=0, beta=0, delta=0, relation=0)
+    config = ObjectiveConfig(alpha=0, beta=0, delta=0, relation=0, signal=0)
     assert set(Objective(config)(layers, teacher)[1]) == {"final"}
 
 

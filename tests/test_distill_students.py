@@ -1,5 +1,6 @@
 """The student's start."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from modeling_leap import LeapModel
 def test_parse() -> None:
     expected = [LayerStart(1), LayerStart(3), LayerStart(6, 0.1), LayerStart(6, 0.3)]
     assert parse_layer_starts("1, 3,6~,6~0.3") == expected
+    assert parse_layer_starts("t1,t2~0.3") == [LayerStart(1, None, True), LayerStart(2, 0.3, True)]
 
 
-@pytest.mark.parametrize("spec", ["", "0", "x", "1,,2", "1,2~2", "1,2~0", "1,2~~", "1~,2"])
+@pytest.mark.parametrize("spec", ["", "0", "x", "1,,2", "1,2~2", "1,2~0", "1,2~~", "1~,2", "t", "tt1", "1t"])
 def test_parse_names_the_argument(spec: str) -> None:
     with pytest.raises(ValueError, match="student_layers"):
         parse_layer_starts(spec)
@@ -32,6 +34,21 @@ def test_layers_come_from_where_they_are_asked(tiny_model: LeapModel) -> None:
         assert all(torch.equal(a, b) for a, b in pair)
     with pytest.raises(ValueError, match="only"):
         make_student(tiny_model, [LayerStart(99)])
+
+
+def test_a_tail_of_the_teachers_layers(make_tiny_model: Callable[..., LeapModel]) -> None:
+    trunk, teacher = make_tiny_model(seed=1, num_hidden_layers=2), make_tiny_model(seed=2)
+    student = make_student(trunk, parse_layer_starts("1,2,t6"), teacher)
+    expected = [*trunk.encoder.layer, teacher.encoder.layer[5]]
+    for mine, theirs in zip(student.encoder.layer, expected, strict=True):
+        pairs = zip(mine.parameters(), theirs.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    with pytest.raises(ValueError, match="layer 7 asked for"):
+        make_student(trunk, parse_layer_starts("1,t7"), teacher)
+    with pytest.raises(ValueError, match="layer 3 asked for"):
+        make_student(trunk, parse_layer_starts("3,t1"), teacher)
+    with pytest.raises(ValueError, match="teacher's widths"):
+        make_student(trunk, parse_layer_starts("1,t1"), make_tiny_model(hidden_size=64))
 
 
 @pytest.mark.real_weights
