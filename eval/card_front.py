@@ -14,8 +14,8 @@ def front(results: Results) -> dict[str, Any] | None:
     """The front of `eval.front`; None where it was not measured.
 
     Returns:
-        `rules`, how many; `rows` of a table, ready to print: set and metric, and for each baseline the worst
-        difference with its interval; `below`: set and metric -> how many rules are below a baseline of the
+        `rules`, how many at least; `rows` of a table, ready to print: set and metric, and for each baseline
+        the worst difference with its interval; `below`: set and metric -> how many rules are below a baseline of the
         same mean depth beyond noise, in words; `picture`: name of the plot, None where there is none.
     """
     if results.front is None:
@@ -32,7 +32,7 @@ def front(results: Results) -> dict[str, Any] | None:
         if any(counts.values()):
             below.append(f"{label} (the line {counts['line']}, the coin {counts['coin']})")
     return {
-        "rules": len(figures["rules"]),
+        "rules": min(len(found["points"]) for found in figures["sets"]),
         "rows": rows,
         "below": below,
         "picture": results.pictures.get("front"),
