@@ -15,8 +15,8 @@ def front(results: Results) -> dict[str, Any] | None:
 
     Returns:
         `rules`, how many at least; `rows` of a table, ready to print: set and metric, and for each baseline
-        the worst difference with its interval; `below`: set and metric -> how many rules are below a baseline of the
-        same mean depth beyond noise, in words; `picture`: name of the plot, None where there is none.
+        the worst difference with its interval; `below`: set and metric, and how many rules are below a
+        baseline of the same mean depth beyond noise, in words; `picture`: name of the plot, or None.
     """
     if results.front is None:
         return None

@@ -4,10 +4,10 @@
 
 The rules of the front are those of STS-B validation, of one theta for all layers and of one a layer, that no
 other beats at less depth: in fidelity for fidelity, in correlation for all else. They are then scored where
-nothing was chosen: on STS-B test by Spearman's correlation and by the 5th percentile of fidelity, on retrieval
-sets by nDCG@10 of queries that leave early. Every rule stands beside three ways to spend its mean depth without
-looking at the text: the best cut no deeper, the line between the two neighbouring cuts, and a coin that sends
-each text to one of the two.
+nothing was chosen: on STS-B test by Spearman's correlation and by the 5th percentile of fidelity, on
+retrieval sets by nDCG@10 of queries that leave early. Every rule stands beside three ways to spend its mean
+depth without looking at the text: the best cut no deeper, the line between the two neighbouring cuts, and a
+coin that sends each text to one of the two.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The card's front, seeds and paper's protocol: figures and words follow results, sections go with their files."""
+"""The card's front, seeds and paper's protocol: words follow results, sections go with their files."""
 
 from pathlib import Path
 
