@@ -174,7 +174,8 @@ def layer_thetas(cosines: FloatArray, first_layer: int) -> Iterator[list[float |
 
 
 def _round_down(cosine: float) -> float:
-    return float(np.floor(np.round(1e3 * cosine, 6)) / 1e3)  # 0.65 is 649.99... thousandths otherwise
+    # As a Python float: in float32, 0.199 would be written as 0.19900000095.
+    return float(np.floor(np.round(1e3 * float(cosine), 6)) / 1e3)  # 0.65 is 649.99... thousandths otherwise
 
 
 def frontier(grid: Sequence[dict[str, Any]], score: str = "spearman") -> list[dict[str, Any]]:
