@@ -133,9 +133,7 @@ def test_a_run_is_trained_once(toy: Path) -> None:
 
 
 def test_what_training_says_last_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = (
-        "import sys; print('x', file=sys.stderr); sys.exit('train_leap.py: error: no such thing')"
-    )
+    script = "import sys; print('x', file=sys.stderr); sys.exit('train_leap.py: error: no such thing')"
     (tmp_path / "train_leap.py").write_text(script)
     monkeypatch.setattr(eval.trainings, "ROOT", tmp_path)
     with pytest.raises(UsageError, match=r"^--training: .* ended with: train_leap.py: error: no such thing$"):

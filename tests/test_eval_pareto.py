@@ -141,11 +141,12 @@ def test_thresholds_of_each_layer_are_chosen_and_written(
     config = json.loads((folder / "config.json").read_text())
     assert isinstance(config["exit_threshold"], list)
     assert len(config["exit_threshold"]) == 6
-    assert config["exit_threshold"][1] is not None
+    assert config["exit_threshold"][1] == round(config["exit_threshold"][1], 3)  # not as float32 has it
     assert (config["exit_threshold"], config["min_exit_layer"]) == (chosen["exit_threshold"], 2)
     pairs = load_sts(str(data))
     left = encode(load_encoder(str(folder)), pairs.first + pairs.second).exit_layers
-    assert left.mean() == pytest.approx(chosen["mean_exit_layer"]) <= 3.0
+    assert left.mean() == pytest.approx(chosen["mean_exit_layer"])
+    assert left.mean() <= 3.0
 
 
 def test_plot_is_a_picture_and_other_endings_are_refused(
