@@ -260,11 +260,11 @@ def test_training_by_ids_from_a_stream(machine: Machine, pushed: Pushed) -> None
 CHECKS = """
 import os, sys, huggingface_hub
 from pathlib import Path
-from distill.release import push
+from publish.hub import push
 from train_leap import main
 
 try:
-    push(Path(sys.argv.pop(1)), "stranger/tiny")
+    push(Path(sys.argv.pop(1)), "stranger/tiny", "--push_to_hub", "try again")
 except ValueError as error:
     print(error)
 for token in sys.argv.pop(1).split(","):
@@ -289,7 +289,7 @@ def test_what_cannot_be_pushed_is_said_before_anything_is_loaded(machine: Machin
     assert done.returncode == 0, done.stderr
     refused, *lines = done.stdout.splitlines()
     assert refused.startswith("--push_to_hub: cannot upload to 'stranger/tiny' (403")
-    assert refused.endswith(f"try again by `hf upload stranger/tiny {tmp_path / 'model'}`")
+    assert refused.endswith("): try again")
     for line, reason in zip(lines, ("no token found", "Invalid", "only read", "refused"), strict=True):
         assert line.startswith("train_leap.py: error: --push_to_hub: ")
         assert reason in line
