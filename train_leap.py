@@ -248,8 +248,7 @@ def train(args: argparse.Namespace) -> None:  # noqa: C901 - a recipe, read from
         write_model(folder, student, tokenizer, args.save_max_length, args.save_dtype, card)
         write_json(args.output_dir / "log.json", {"run": run, "log": log.rows})
         if args.push_to_hub:
-            remedy = f"the model is whole in {folder}, try again by `hf upload {args.push_to_hub} {folder}`"
-            print(push(folder, args.push_to_hub, "--push_to_hub", remedy).commit_url)
+            print(push(folder, args.push_to_hub, "--push_to_hub").commit_url)
 
 
 class Log:

@@ -82,13 +82,15 @@ def _publish(args: argparse.Namespace) -> None:
         if args.dry_run:
             print(f"--dry_run: nothing was sent to {args.repository}")
             return
-        remedy = "it has no part of this; publish again once that is mended"
-        commit = push(Path(folder), args.repository, "--repository", remedy, message="Release", exact=True)
+        remedy = "it is as it was, or has all of this: publish again"
+        commit = push(
+            Path(folder), args.repository, "--repository", remedy=remedy, message="Release", exact=True
+        )
     print(f'{commit.commit_url}\nrevision="{commit.oid}"')
 
 
 def _folder(output: Path | None) -> AbstractContextManager[Path | str]:
-    """Where the Hub's folder is built: what is checked and listed is then what is sent."""
+    """Where the Hub's folder is built: a copy, so that what is listed is what is sent."""
     return tempfile.TemporaryDirectory() if output is None else write_folder(output)
 
 

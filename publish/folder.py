@@ -75,7 +75,7 @@ def collect(root: Path, card: str, *, with_onnx: bool) -> dict[str, Path]:
         graphs = _below(root, [ONNX])
         if not any(name.endswith(".onnx") for name in graphs):
             raise UsageError(
-                f"--folder: {root / ONNX} holds no .onnx file: make it with {export_command(root)}, or publish "
+                f"--folder: {root / ONNX} holds no .onnx file: make it with {export_command(root)}, or say "
                 "--without_onnx"
             )
         found |= graphs

@@ -48,8 +48,8 @@ def push(
     folder: Path,
     repository: str,
     argument: str,
-    remedy: str,
     *,
+    remedy: str | None = None,
     message: str = "LEAP model",
     exact: bool = False,
 ) -> CommitInfo:
@@ -59,7 +59,7 @@ def push(
         folder: all of its files are uploaded.
         repository: OWNER/NAME.
         argument: the option to name in an error.
-        remedy: what to do where it fails, for the error.
+        remedy: what to do where it fails, for the error; None: upload the folder by hand.
         message: of the commit.
         exact: the same commit takes away what the repository has and the folder has not; and it is refused
             where somebody else commits meanwhile. Else such files stay there.
@@ -68,7 +68,8 @@ def push(
         The commit, with `commit_url` and `oid`; the one before where there is nothing new.
 
     Raises:
-        UsageError: it cannot be uploaded; the folder is as it was, and the repository has no part of it.
+        UsageError: it cannot be uploaded; the folder is as it was, and the repository has no part of it. (Or
+            all of it, where the connection broke before the answer: the Hub takes a commit whole or not.)
     """
     api = HfApi()
     # Not upload_folder: from huggingface_hub 2 on it may spread a folder over several commits.
@@ -84,8 +85,9 @@ def push(
             steps += _deletions(names, [file.rfilename for file in there.siblings or ()])
         return api.create_commit(repository, steps, commit_message=message, parent_commit=parent)
     except Exception as error:  # as in `check_push`
+        by_hand = f"the model is whole in {folder}, try again by `hf upload {repository} {folder}`"
         raise UsageError(
-            f"{argument}: cannot upload to {repository!r} ({_reason(error)}): {remedy}"
+            f"{argument}: cannot upload to {repository!r} ({_reason(error)}): {remedy or by_hand}"
         ) from error
 
 

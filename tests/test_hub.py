@@ -7,15 +7,14 @@ once, on import, and in this process there is none.
 import importlib.util
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import eval_toys
 import pytest
 import torch
 from fake_hub import READER, WRITER, FakeHub
+from hub_machine import Machine
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -36,49 +35,19 @@ TEXTS += [f"{first} {second}" for first in WORDS[:4] for second in WORDS[4:8]]
 RULE = ["--exit_threshold", "0.4", "--min_exit_layer", "2"]
 
 
-@dataclass
-class Machine:
-    """A machine that knows the tests' Hub.
-
-    Args:
-        hub: its Hub.
-        folder: of its cache and its working directory.
-        root: of this repository.
-    """
-
-    hub: FakeHub
-    folder: Path
-    root: Path
-
-    def run(
-        self, *command: object, token: str | None = WRITER, here: bool = True
-    ) -> subprocess.CompletedProcess[str]:
-        """Run Python with these arguments, `here` in the repository or else out of its sight."""
-        environment = self.hub.environment(self.folder / "home", token)
-        environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-        return subprocess.run(
-            [sys.executable, *map(str, command)],
-            cwd=self.root if here else self.folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-
-    def train(self, output: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """Train for three steps on the Hub's texts."""
-        run = [
-            "--data",
-            "owner/texts",
-            "--cache_dir",
-            self.folder / "cache",
-            "--batch_size",
-            8,
-            "--max_steps",
-            3,
-        ]
-        return self.run("train_leap.py", *run, "--output_dir", self.folder / output, *arguments)
+def train(machine: Machine, output: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Train for three steps on the Hub's texts."""
+    run = [
+        "--data",
+        "owner/texts",
+        "--cache_dir",
+        machine.folder / "cache",
+        "--batch_size",
+        8,
+        "--max_steps",
+        3,
+    ]
+    return machine.run("train_leap.py", *run, "--output_dir", machine.folder / output, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +75,7 @@ def pushed(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory, repo_root: Pa
         **sizes, num_hidden_layers=4, num_attention_heads=4, initializer_range=0.2
     )
     hub.commit("owner/teacher", eval_toys.save_toy(trainer.folder / "teacher", LeapModel(config)))
-    done = trainer.train("run", "--teacher", "owner/teacher", *RULE, "--push_to_hub", "owner/tiny")
+    done = train(trainer, "run", "--teacher", "owner/teacher", *RULE, "--push_to_hub", "owner/tiny")
     assert done.returncode == 0, done.stderr
     return trainer.folder / "run" / "model", done
 
@@ -252,7 +221,7 @@ def test_evaluation_by_id(machine: Machine, pushed: Pushed) -> None:
 
 @pytest.mark.slow  # not minutes, but the other tests here take one already
 def test_training_by_ids_from_a_stream(machine: Machine, pushed: Pushed) -> None:
-    done = machine.train("run", "--teacher", "owner/tiny", "--streaming", "--max_texts", 24)
+    done = train(machine, "run", "--teacher", "owner/tiny", "--streaming", "--max_texts", 24)
     assert done.returncode == 0, done.stderr
     assert json.loads((machine.folder / "run" / "log.json").read_text())["run"]["texts"] == 24
 
@@ -264,7 +233,7 @@ from publish.hub import push
 from train_leap import main
 
 try:
-    push(Path(sys.argv.pop(1)), "stranger/tiny", "--push_to_hub", "try again")
+    push(Path(sys.argv.pop(1)), "stranger/tiny", "--push_to_hub")
 except ValueError as error:
     print(error)
 for token in sys.argv.pop(1).split(","):
@@ -289,7 +258,7 @@ def test_what_cannot_be_pushed_is_said_before_anything_is_loaded(machine: Machin
     assert done.returncode == 0, done.stderr
     refused, *lines = done.stdout.splitlines()
     assert refused.startswith("--push_to_hub: cannot upload to 'stranger/tiny' (403")
-    assert refused.endswith("): try again")
+    assert refused.endswith(f"try again by `hf upload stranger/tiny {tmp_path / 'model'}`")
     for line, reason in zip(lines, ("no token found", "Invalid", "only read", "refused"), strict=True):
         assert line.startswith("train_leap.py: error: --push_to_hub: ")
         assert reason in line
