@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
 from distill.files import write_folder
 from eval.arguments import OneLineParser
 from eval.errors import UsageError
 from publish.checks import check_card, check_onnx, check_readme, check_weights
-from publish.folder import collect, listing, write
+from publish.folder import check_required, collect, listing, write
 from publish.hub import check_name, check_push, push
 
 
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     transformers_logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()  # it tells of every attempt, with the signed address it sends to
     try:
         _publish(args)
     except UsageError as error:
@@ -69,6 +71,7 @@ def _publish(args: argparse.Namespace) -> None:
         check_name(args.repository, "--repository")
     else:
         check_push(args.repository, "--repository")
+    check_required(args.folder)
     results, card = check_card(args.folder, args.repository)
     check_readme(args.folder, results)
     files = collect(args.folder, card.text, with_onnx=not args.without_onnx)

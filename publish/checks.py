@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from eval.card import ENTRIES, Card, render
 from eval.card_facts import rule_words
 from eval.card_results import Results, read_results
 from eval.encode import load_encoder
-from eval.errors import UsageError
+from eval.errors import UsageError, first_line
 from publish.folder import CARD, ONNX, export_command
 
 RENDER = "python -m eval card"
@@ -56,7 +58,12 @@ def check_weights(root: Path, results: Results) -> str:
         UsageError: weights, tokenizer or maximal length are not those that the results were measured on.
     """
     measured = results.sts["models"]["model"]["sha256"]
-    found = load_encoder(str(root), device="cpu", argument="--folder").fingerprint()
+    try:
+        found = load_encoder(str(root), device="cpu", argument="--folder").fingerprint()
+    except (SafetensorError, RuntimeError) as error:  # what loading says of torn files, and of other shapes
+        raise UsageError(
+            f"--folder: the weights in {root} cannot be loaded ({first_line(error)}): restore them"
+        ) from error
     if found != measured:
         raise UsageError(
             f"--folder: weights or tokenizer ({found[:12]}) are not those the results were measured on "

@@ -26,8 +26,10 @@ REQUIRED = {
     "sentence_bert_config.json": RESTORE,
     "1_Pooling/config.json": RESTORE,
     CARD: "make it with `python -m eval card`",
+    "README.md": "restore it from version control",
     "LICENSE": "restore it from version control",
 }
+NOT_TAKEN = (CARD, "README.md")  # on the Hub the one is the other
 # Tokenizers of some students have these too.
 OPTIONAL = ("vocab.txt", "special_tokens_map.json", "added_tokens.json")
 # The target of a Markdown link that leads to a file beside the card.
@@ -49,6 +51,12 @@ class File:
     sha256: str
 
 
+def check_required(root: Path) -> None:
+    """Raise a UsageError that names what every release needs and `root` has not, and how to get it."""
+    for name, remedy in REQUIRED.items():
+        _check(root / name, remedy)
+
+
 def collect(root: Path, card: str, *, with_onnx: bool) -> dict[str, Path]:
     """What is taken from the tree as it is: name on the Hub -> file.
 
@@ -60,9 +68,8 @@ def collect(root: Path, card: str, *, with_onnx: bool) -> dict[str, Path]:
     Raises:
         UsageError: a file is missing. The message names it and how to get it.
     """
-    found = {name: root / name for name in REQUIRED if name != CARD}
-    for name, remedy in REQUIRED.items():
-        _check(root / name, remedy)
+    check_required(root)
+    found = {name: root / name for name in REQUIRED if name not in NOT_TAKEN}
     found |= {name: root / name for name in OPTIONAL if (root / name).is_file()}
     found |= _below(root, [module for module in _module_folders(root) if (root / module).is_dir()])
     found |= _below(root, [ENTRIES])
