@@ -16,7 +16,7 @@ import torch
 from fake_hub import READER, WRITER, FakeHub
 from hub_machine import Machine
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -119,52 +119,6 @@ def test_training_ends_in_one_commit_on_the_hub(hub: FakeHub, pushed: Pushed) ->
         "from layer 2 on",
     ):
         assert said in card.text
-
-
-LOAD = """
-import sys, torch
-from safetensors.torch import save_file
-from transformers import AutoModel, AutoTokenizer
-
-name, commit, out, *texts = sys.argv[1:]
-assert not any(module in sys.modules for module in ("modeling_leap", "configuration_leap"))
-tokens = AutoTokenizer.from_pretrained(name, revision=commit)(texts, padding=True, return_tensors="pt")
-results = {}
-for key, revision, newer in (("pinned", commit, False), ("newest", "main", True)):
-    model = AutoModel.from_pretrained(name, trust_remote_code=True, revision=revision).eval()
-    assert type(model).__name__ == "LeapModel"
-    assert hasattr(sys.modules[type(model).__module__], "NEWER") is newer, revision
-    with torch.no_grad():
-        output = model(**tokens)
-    results[key], results[f"{key} layers"] = output.sentence_embedding, output.exit_layer
-plain = AutoModel.from_pretrained(name, trust_remote_code=False, revision=commit).eval()
-assert type(plain).__module__.startswith("transformers.models.bert."), type(plain)
-mask = tokens["attention_mask"].unsqueeze(-1)
-with torch.no_grad():
-    results["plain"] = (plain(**tokens).last_hidden_state * mask).sum(1) / mask.sum(1)
-save_file(results, out)
-"""
-
-
-def test_a_pinned_commit_stays_what_it_was(machine: Machine, pushed: Pushed) -> None:
-    folder, hub = pushed[0], machine.hub
-    commit = hub.commit("owner/moving", hub.model("owner/tiny").head.files)
-    weights = {name: tensor * 1.5 for name, tensor in load_file(folder / "model.safetensors").items()}
-    code = (folder / "modeling_leap.py").read_bytes() + b"\nNEWER = True\n"
-    newer = {"model.safetensors": save(weights, {"format": "pt"}), "modeling_leap.py": code}
-    assert hub.commit("owner/moving", newer) != commit
-
-    out = machine.folder / "out.safetensors"
-    done = machine.run("-c", LOAD, "owner/moving", commit, out, *TEXTS, token=None, here=False)
-    assert done.returncode == 0, done.stderr
-    results = load_file(out)
-    embeddings, layers = encode_locally(folder)
-    assert len(layers.unique()) > 1
-    torch.testing.assert_close(results["pinned"], embeddings)
-    assert torch.equal(results["pinned layers"], layers)
-    assert not torch.allclose(results["newest"], embeddings, atol=0.1)
-    full_depth, _ = encode_locally(folder, exit_threshold=None)
-    torch.testing.assert_close(results["plain"], full_depth, atol=1e-5, rtol=0)
 
 
 SENTENCE_TRANSFORMERS = """

@@ -4,6 +4,7 @@ As in test_hub.py, what speaks with the Hub runs in a process of its own.
 """
 
 import hashlib
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -158,12 +159,13 @@ from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
-name, commit, out, *texts = sys.argv[1:]
+name, commit, out, longest, *texts = sys.argv[1:]
 assert not any(module in sys.modules for module in ("modeling_leap", "configuration_leap"))
 tokenizer = AutoTokenizer.from_pretrained(name, revision=commit)
 model = AutoModel.from_pretrained(name, trust_remote_code=True, revision=commit).eval()
 with torch.inference_mode():
-    output = model(**tokenizer(texts, padding=True, truncation=True, max_length=40, return_tensors="pt"))
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=int(longest), return_tensors="pt")
+    output = model(**batch)
 encoder = SentenceTransformer(name, trust_remote_code=True, revision=commit, device="cpu")
 results = {"vectors": output.sentence_embedding, "layers": output.exit_layer}
 results["unit vectors"] = encoder.encode(texts, convert_to_tensor=True, batch_size=len(texts))
@@ -171,10 +173,10 @@ save_file({name: tensor.clone() for name, tensor in results.items()}, out)
 """
 
 
-def encode_locally(folder: Path, texts: list[str]) -> tuple[Tensor, Tensor]:
+def encode_locally(folder: Path, texts: list[str], max_length: int) -> tuple[Tensor, Tensor]:
     """Embeddings (N, H) and exit layers (N,) by the model in a folder."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    batch = tokenizer(texts, padding=True, truncation=True, max_length=40, return_tensors="pt")
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
     with torch.inference_mode():
         output = LeapModel.from_pretrained(folder).eval()(**batch)
     return output.sentence_embedding, output.exit_layer
@@ -185,10 +187,11 @@ def check_loading(machine: Machine, folder: Path, texts: list[str]) -> None:
     assert not (machine.folder / "home").exists()
     out = machine.folder / "out.safetensors"
     commit = machine.hub.model(NAME).head.oid
-    done = machine.run("-c", LOAD, NAME, commit, out, *texts, token=None, here=False)
+    longest = json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"]
+    done = machine.run("-c", LOAD, NAME, commit, out, longest, *texts, token=None, here=False)
     assert done.returncode == 0, done.stderr
     found = load_file(out)
-    vectors, layers = encode_locally(folder, texts)
+    vectors, layers = encode_locally(folder, texts, longest)
     assert torch.equal(found["layers"], layers)
     assert len(layers.unique()) > 1
     torch.testing.assert_close(found["vectors"], vectors, atol=1e-6, rtol=0)
