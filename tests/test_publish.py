@@ -251,24 +251,28 @@ def test_what_breaks_off_leaves_the_old_revision(
     logins = 0
 
     def drops(method: str, path: str) -> bool:
-        """In the first publication the weights break off, in the second the commit."""
+        """In the first publication the weights break off, then the commit; the third is overtaken."""
         nonlocal logins
         logins += path == "/api/whoami-v2"
-        breaks = path.startswith("/storage/") if logins == 1 else path.endswith("/commit/main")
+        if logins == 3 and path.endswith("/preupload/main"):
+            hub.commit(name, {"config.json": b"somebody else's"})
+            return False
+        broken = {1: path.startswith("/storage/"), 2: path.endswith("/commit/main")}
+        breaks = broken.get(logins, False)
         if breaks:
             dropped.append(f"{method} {path}")
         return breaks
 
     hub.drops = drops
-    tokens = f"{WRITER},{WRITER},{READER},hf_unknown,hf_unkn\u00f3wn"
+    tokens = f"{WRITER},{WRITER},{WRITER},{READER},hf_unknown,hf_unkn\u00f3wn"
     try:
         machine = Machine(hub, tmp_path, repo_root)
         done = machine.run("-c", SEVERAL, tokens, "--repository", name, "--folder", whole_tree)
     finally:
         hub.drops = lambda _method, _path: False
     assert done.returncode == 0, done.stderr
-    upload, commit, reader, unknown, unheard_of = done.stderr.strip().splitlines()
-    for line in (upload, commit):
+    upload, commit, overtaken, reader, unknown, unheard_of = done.stderr.strip().splitlines()
+    for line in (upload, commit, overtaken):
         assert line.startswith(f"python -m publish: error: --repository: cannot upload to {name!r} (")
         assert line.endswith("it is as it was, or has all of this: publish again")
     *uploads, commits = dropped
@@ -278,8 +282,11 @@ def test_what_breaks_off_leaves_the_old_revision(
     assert "may only read" in reader
     for line in (unknown, unheard_of):
         assert "no login at the Hub: run `hf auth login` or set HF_TOKEN" in line
-    assert repository.head is old
-    assert old.files == {"config.json": b"old"}
+    assert [state.files for state in repository.commits[-2:]] == [
+        {"config.json": b"old"},
+        {"config.json": b"somebody else's"},
+    ]
+    assert repository.commits[-2] is old
     for token in tokens.split(","):
         assert not [text for text in (done.stdout, done.stderr, *_contents(tmp_path)) if token in text]
 
