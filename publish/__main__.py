@@ -22,7 +22,7 @@ from distill.files import write_folder
 from eval.arguments import OneLineParser
 from eval.errors import UsageError
 from publish.checks import check_card, check_onnx, check_readme, check_weights
-from publish.folder import check_required, collect, listing, write
+from publish.folder import SUMS, check_required, collect, listing, write
 from publish.hub import check_name, check_push, push
 
 
@@ -67,6 +67,7 @@ def _publish(args: argparse.Namespace) -> None:
     """
     if not args.folder.is_dir():
         raise UsageError(f"--folder: there is no folder {str(args.folder)!r}: give the one to release")
+    _check_output(args.output)
     if args.dry_run:
         check_name(args.repository, "--repository")
     else:
@@ -75,9 +76,9 @@ def _publish(args: argparse.Namespace) -> None:
     results, card = check_card(args.folder, args.repository)
     check_readme(args.folder, results)
     files = collect(args.folder, card.text, with_onnx=not args.without_onnx)
-    fingerprint = check_weights(args.folder, results)
+    check_weights(args.folder, results)
     if not args.without_onnx:
-        check_onnx(args.folder, fingerprint)
+        check_onnx(args.folder)
 
     with _folder(args.output) as folder:
         released = write(Path(folder), files, {"README.md": card.text})
@@ -90,6 +91,14 @@ def _publish(args: argparse.Namespace) -> None:
             Path(folder), args.repository, "--repository", remedy=remedy, message="Release", exact=True
         )
     print(f'{commit.commit_url}\nrevision="{commit.oid}"')
+
+
+def _check_output(output: Path | None) -> None:
+    """Raise a UsageError unless `output` is new, empty, or a folder that an earlier call has built."""
+    if output is None or not output.exists():
+        return
+    if not output.is_dir() or (any(output.iterdir()) and not (output / SUMS).is_file()):
+        raise UsageError(f"--output: {str(output)!r} is there and is no earlier release: give a new folder")
 
 
 def _folder(output: Path | None) -> AbstractContextManager[Path | str]:

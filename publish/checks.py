@@ -1,9 +1,12 @@
 """What must be true of a release: card, README.md, config, weights and results speak of the same model."""
 
+import hashlib
+import json
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from configuration_leap import LeapConfig
 from eval.card import ENTRIES, Card, render
 from eval.card_facts import rule_words
 from eval.card_results import Results, read_results
@@ -12,7 +15,9 @@ from eval.errors import UsageError, first_line
 from publish.folder import CARD, ONNX, export_command
 
 RENDER = "python -m eval card"
-ONNX_KEY = "model_sha256"  # in the metadata of an exported graph: the fingerprint of its weights
+# What `python -m runtime export` writes into the metadata of every graph: of which file of weights, which rule.
+ONNX_WEIGHTS = "leap.model_sha256"
+ONNX_RULE = ("leap.exit_threshold", "leap.min_exit_layer", "leap.exit_patience")
 
 
 def check_card(root: Path, repository: str) -> tuple[Results, Card]:
@@ -51,44 +56,43 @@ def check_readme(root: Path, results: Results) -> None:
         )
 
 
-def check_weights(root: Path, results: Results) -> str:
-    """The fingerprint of the model in `root`.
-
-    Raises:
-        UsageError: weights, tokenizer or maximal length are not those that the results were measured on.
-    """
+def check_weights(root: Path, results: Results) -> None:
+    """Raise a UsageError unless weights, tokenizer and lengths are those the results were measured on."""
     measured = results.sts["models"]["model"]["sha256"]
     try:
         found = load_encoder(str(root), device="cpu", argument="--folder").fingerprint()
     except (SafetensorError, RuntimeError) as error:  # what loading says of torn files, and of other shapes
         raise UsageError(
-            f"--folder: the weights in {root} cannot be loaded ({first_line(error)}): restore them"
+            f"--folder: cannot load {str(root)!r}: {first_line(error)}: restore its weights"
         ) from error
     if found != measured:
         raise UsageError(
             f"--folder: weights or tokenizer ({found[:12]}) are not those the results were measured on "
             f"({measured[:12]}): measure again, or restore them"
         )
-    return found
 
 
-def check_onnx(root: Path, fingerprint: str) -> None:
-    """Raise a UsageError unless every graph says in its metadata that it was exported from these weights.
+def check_onnx(root: Path) -> None:
+    """Check that the exported graphs are of the weights and the exit rule in `root`, by their metadata.
 
-    Args:
-        root: the tree.
-        fingerprint: of its model, see `eval.encode.Encoder.fingerprint`.
+    Raises:
+        UsageError: one is not, or is no graph. The message names it.
     """
     import onnx  # here: what is released without graphs does without it
 
-    remedy = f"make it again with {export_command(root)}"
+    weights = hashlib.sha256((root / "model.safetensors").read_bytes()).hexdigest()
+    rule = LeapConfig.from_pretrained(root).resolve_exit_rule()
     for path in sorted((root / ONNX).rglob("*.onnx")):
+        remedy = f"make it again with {export_command(root)}"
         try:
             properties = onnx.load(path, load_external_data=False).metadata_props
         except Exception as error:  # protobuf's own kinds
             raise UsageError(f"--folder: {path} is no ONNX graph: {remedy}") from error
-        if dict((entry.key, entry.value) for entry in properties).get(ONNX_KEY) != fingerprint:
+        facts = {entry.key: entry.value for entry in properties}
+        if facts.get(ONNX_WEIGHTS) != weights:
             raise UsageError(f"--folder: {path} was exported from other weights: {remedy}")
+        if tuple(json.loads(facts.get(key, '""')) for key in ONNX_RULE) != rule:
+            raise UsageError(f"--folder: {path} was exported with another exit rule: {remedy}")
 
 
 def _same(path: Path, wanted: tuple[str, ...]) -> None:

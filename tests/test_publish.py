@@ -44,14 +44,16 @@ results/sts-stsb-test-teacher.json results/sts-stsb-test.json results/train-whol
 sentence_bert_config.json tokenizer.json tokenizer_config.json""".split()
 
 
-def save_graph(path: Path, fingerprint: str) -> None:
-    """Write a graph that says it is of these weights."""
+def save_graph(tree: Path, name: str = "model.onnx", **other_facts: str) -> None:
+    """Write a graph that says it is of the tree's weights and rule, as `python -m runtime export` does."""
     tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", tensors[:1], tensors[1:])
     model = helper.make_model(graph)
-    helper.set_model_props(model, {"model_sha256": fingerprint})
-    path.parent.mkdir(exist_ok=True)
-    onnx.save(model, path)
+    facts = {"model_sha256": hashlib.sha256((tree / "model.safetensors").read_bytes()).hexdigest()}
+    facts |= {key: json.dumps(value) for key, value in card_toys.RULE.items()} | other_facts
+    helper.set_model_props(model, {f"leap.{key}": value for key, value in facts.items()})
+    (tree / "onnx").mkdir(exist_ok=True)
+    onnx.save(model, tree / "onnx" / name)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ def whole_tree(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Pat
     assert evaluate(["card", *card, "--output", str(tree / "model_card.md")]) == 0
     (tree / "README.md").write_text("# Tree\n\nIt leaves by theta 0.88,\nno exit before layer 2.\n")
     shutil.copy(repo_root / "LICENSE", tree)
-    save_graph(tree / "onnx" / "model.onnx", fingerprint)
+    save_graph(tree)
     (tree / "onnx" / "ort_config.json").write_text("{}")
     (tree / "onnx" / ".half-written.tmp").touch()
     (tree / ".gitignore").touch()  # no part of a release, as everything that is not named there
@@ -264,14 +266,14 @@ def test_what_breaks_off_leaves_the_old_revision(
         return breaks
 
     hub.drops = drops
-    tokens = f"{WRITER},{WRITER},{WRITER},{READER},hf_unknown,hf_unkn\u00f3wn"
+    tokens = f"{WRITER},{WRITER},{WRITER},{READER},,hf_unknown,hf_unkn\u00f3wn"
     try:
         machine = Machine(hub, tmp_path, repo_root)
         done = machine.run("-c", SEVERAL, tokens, "--repository", name, "--folder", whole_tree)
     finally:
         hub.drops = lambda _method, _path: False
     assert done.returncode == 0, done.stderr
-    upload, commit, overtaken, reader, unknown, unheard_of = done.stderr.strip().splitlines()
+    upload, commit, overtaken, reader, nobody, unknown, unheard_of = done.stderr.strip().splitlines()
     for line in (upload, commit, overtaken):
         assert line.startswith(f"python -m publish: error: --repository: cannot upload to {name!r} (")
         assert line.endswith("it is as it was, or has all of this: publish again")
@@ -280,14 +282,14 @@ def test_what_breaks_off_leaves_the_old_revision(
     assert all(asked.startswith("PUT /storage/") for asked in uploads)
     assert commits == f"POST /api/models/{name}/commit/main"
     assert "may only read" in reader
-    for line in (unknown, unheard_of):
+    for line in (nobody, unknown, unheard_of):
         assert "no login at the Hub: run `hf auth login` or set HF_TOKEN" in line
     assert [state.files for state in repository.commits[-2:]] == [
         {"config.json": b"old"},
         {"config.json": b"somebody else's"},
     ]
     assert repository.commits[-2] is old
-    for token in tokens.split(","):
+    for token in filter(None, tokens.split(",")):
         assert not [text for text in (done.stdout, done.stderr, *_contents(tmp_path)) if token in text]
 
 
@@ -333,6 +335,13 @@ def test_dry_run_lists_and_asks_nobody(
     written = {p.relative_to(output).as_posix(): p.read_bytes() for p in output.rglob("*") if p.is_file()}
     released = hub.model(NAME).head.files
     assert written == {name: released[name] for name in EXPECTED}
+
+    assert main(arguments) == 0  # in the place of the earlier one; of nothing else
+    capsys.readouterr()
+    arguments[arguments.index(str(output))] = str(tree)
+    assert main(arguments) == 2
+    assert f"--output: {str(tree)!r} is there and is no earlier release" in capsys.readouterr().err
+    assert (tree / "model_card.md").is_file()
 
 
 Damage = Callable[[Path], object]
@@ -385,15 +394,19 @@ REFUSALS: dict[str, tuple[Damage, str]] = {
     "other weights": (_other_weights, "are not those the results were measured on"),
     "torn weights": (
         lambda tree: (tree / "model.safetensors").write_bytes(b"\0" * 99),
-        "cannot be loaded (",
+        "--folder: cannot load ",
     ),
     "other lengths": (
         _replace("sentence_bert_config.json", "40", "39"),
         "are not those the results were measured on",
     ),
     "graph of other weights": (
-        lambda tree: save_graph(tree / "onnx" / "more.onnx", "0" * 64),
+        lambda tree: save_graph(tree, "more.onnx", model_sha256="0" * 64),
         "more.onnx was exported from other weights: make it again with `python -m runtime export",
+    ),
+    "graph of another rule": (
+        lambda tree: save_graph(tree, "more.onnx", exit_threshold="0.9"),
+        "more.onnx was exported with another exit rule: make it again with `python -m runtime export",
     ),
     "no graph": (
         lambda tree: (tree / "onnx" / "model.onnx").write_text("{}"),
@@ -442,7 +455,7 @@ def test_what_is_missing_is_named(name: str, tree: Path, capsys: pytest.CaptureF
 
 
 def test_without_graphs_where_it_is_said(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_graph(tree / "onnx" / "model.onnx", "0" * 64)
+    save_graph(tree, model_sha256="0" * 64)
     assert main(["--repository", NAME, "--folder", str(tree), "--dry_run", "--without_onnx"]) == 0
     assert "onnx/" not in capsys.readouterr().out
 
