@@ -15,7 +15,7 @@ from eval.errors import UsageError, first_line
 from publish.folder import CARD, ONNX, export_command
 
 RENDER = "python -m eval card"
-# What `python -m runtime export` writes into the metadata of every graph: of which file of weights, which rule.
+# What `python -m runtime export` writes into the metadata of each graph: of which weights, which rule.
 ONNX_WEIGHTS = "leap.model_sha256"
 ONNX_RULE = ("leap.exit_threshold", "leap.min_exit_layer", "leap.exit_patience")
 
