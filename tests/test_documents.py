@@ -45,7 +45,7 @@ def test_examples_of_the_readme_run(repo_root: Path, library: str) -> None:
         if re.search(rf"^from {library} import", found, re.M)
     ]
     here, found = re.subn(
-        r'^MODEL, REVISION = "OWNER/.*?", "COMMIT"', 'MODEL, REVISION = ".", None', example, flags=re.M
+        r'^MODEL, REVISION = "OWNER/.*?", "COMMIT"', 'MODEL, REVISION = ".", "COMMIT"', example, flags=re.M
     )
     assert found == 1
     assert len(example.splitlines()) <= 8
