@@ -12,8 +12,6 @@ from distill.objective import ObjectiveConfig
 from distill.recipes import PRESETS, RECIPES
 from distill.students import parse_layer_starts
 from publish.hub import check_push
-from distill.students import parse_layer_starts
-from publish.hub import check_push
 
 TERM_HELP = {
     "alpha": "weight of L_inter (layer-wise alignment)",
