@@ -9,6 +9,7 @@ may leave at (distill/objective.py), so that the exit rule of modeling_leap.py f
 """
 
 import argparse
+import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,6 +106,10 @@ def main() -> None:
         train(args)
     except (ValueError, UsageError) as error:
         fail(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        fail(UsageError(f"--output_dir: {error}: make room there and start again with --resume"))
 
 
 def train(args: argparse.Namespace) -> None:  # noqa: C901 - a recipe, read from top to bottom
