@@ -1,7 +1,7 @@
 """Embed a corpus into a folder of vectors, over any number of processes and machines.
 
 accelerate launch encode_corpus.py --input docs.jsonl --output vectors/
-accelerate launch encode_corpus.py --input 'docs/*.jsonl.gz' --text_columns title text --output vectors/ --resume
+accelerate launch encode_corpus.py --input 'docs/*.jsonl.gz' --text_columns title text --output vectors/
 ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 encode_corpus.py --input docs.txt --output vectors/
 
 Shard n holds the rows n * shard_size and on; process p of P makes the shards p, p + P, ... All read the whole
@@ -62,11 +62,11 @@ def run_identity(
     config = model.encoder.model.config
     return {
         "format": FORMAT,
-        "model_sha256": model.encoder.fingerprint(),
-        "hidden_size": config.hidden_size,
         **model.call,
         "exit_patience": config.exit_patience,
         "max_length": model.encoder.max_length,
+        "hidden_size": config.hidden_size,
+        "model_sha256": model.encoder.fingerprint(),
         "mixed_precision": precision,
         "normalize": args.normalize,
         "dtype": args.dtype,
@@ -98,18 +98,15 @@ def encode(args: argparse.Namespace) -> str:
             store.begin(args.resume)
         else:
             store.join()
-    done = store.done()
-    accelerator.wait_for_everyone()  # or a quick process would have shards done that a slow one then counts
-    manifest = store.finished()
-    if manifest is not None:
-        return f"nothing to do: {args.output} holds all {manifest['rows']} vectors"
+    finished = store.finished()
+    if finished is not None:
+        return f"nothing to do: {args.output} holds all {finished['rows']} vectors"
 
     # 3. This process's share.
-    def mine(index: int) -> bool:
-        return index % processes == process and index not in done
+    done = store.done(lambda index: index % processes == process)
 
     def prepared() -> Iterator[tuple[Shard, TokenRows]]:
-        for shard in corpus.shards(mine):
+        for shard in corpus.shards(lambda index: index % processes == process and index not in done):
             progress.add("read", shard.seconds)
             with progress.stage("tokenise"):
                 tokens = model.tokenize(shard.texts)
@@ -117,12 +114,7 @@ def encode(args: argparse.Namespace) -> str:
 
     rows = corpus.estimate_rows() if accelerator.is_main_process else None
     share = None if rows is None else rows // processes
-    progress = Progress(
-        share,
-        args.shard_size * sum(index % processes == process for index in done),
-        processes,
-        accelerator.is_main_process,
-    )
+    progress = Progress(share, args.shard_size * len(done), processes, accelerator.is_main_process)
     progress.add("start", time.perf_counter() - STARTED)
 
     # 4. The loop: while a shard is encoded, the next one is read and tokenised.
@@ -140,10 +132,8 @@ def encode(args: argparse.Namespace) -> str:
     # 5. All there?
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        manifest = store.finish(corpus.rows, last_run)
-        return (
-            f"{manifest['rows']} vectors in {args.output}, mean exit layer {manifest['mean_exit_layer']:.2f}"
-        )
+        made = store.finish(corpus.rows, last_run)
+        return f"{made['rows']} vectors in {args.output}, mean exit layer {made['mean_exit_layer']:.2f}"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""The input of encode_corpus.py: rows in blocks of consecutive ones, read with `datasets` as they are needed."""
+"""The input of encode_corpus.py: rows in blocks of consecutive ones, streamed with `datasets`."""
 
 import hashlib
 import os
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import get_dataset_config_info
 from datasets.exceptions import DatasetsError
@@ -140,10 +139,8 @@ class Corpus:
 
     def _columns(self, table: pa.Table, first: int) -> tuple[pa.Array, list[str], int]:
         """Ids, texts, and how many of them are blank."""
-        parts = [pc.fill_null(table.column(column), "") for column in self.text_columns]
-        texts = [
-            " ".join(filter(None, row)) for row in zip(*(part.to_pylist() for part in parts), strict=True)
-        ]
+        parts = [table.column(column).to_pylist() for column in self.text_columns]
+        texts = [" ".join(filter(None, row)) for row in zip(*parts, strict=True)]
         if table.num_columns > len(self.text_columns):
             ids = table.column(table.num_columns - 1).combine_chunks()
         else:
@@ -185,9 +182,7 @@ def _joined(tables: list[pa.Table]) -> pa.Table:
     try:
         return pa.concat_tables(tables)
     except pa.ArrowException as error:
-        raise UsageError(
-            "--id_column: some inputs have a column '_id', others none: name a column"
-        ) from error
+        raise UsageError("--id_column: only some inputs have a column '_id': name a column") from error
 
 
 def _sample_digest(file: str) -> str:
@@ -215,10 +210,8 @@ def _estimate(file: str) -> int | None:
             return None
     if sample.lstrip().startswith(b"[") or not sample:
         return None if sample else 0
-    lines = (
-        sample.count(b"\n") + (read == size and not sample.endswith(b"\n")) - (".csv" in Path(file).suffixes)
-    )
-    return round(lines * size / read)
+    lines = sample.count(b"\n") + (read == size and not sample.endswith(b"\n"))
+    return round(lines * size / read) - (".csv" in Path(file).suffixes)
 
 
 def _on_hub(source: TextSource) -> int | None:

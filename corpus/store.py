@@ -1,7 +1,7 @@
 """The folder that encode_corpus.py writes: shards of vectors, whole or absent, and what they were made by.
 
     manifest.json              what the vectors depend on; once all are there, how many and where texts left
-    shard-00000000.parquet     id, embedding (a list of fixed size), exit_layer of `shard_size` consecutive rows
+    shard-00000000.parquet     id, embedding (a list of fixed size) and exit_layer of consecutive rows
 
 A shard's file is the only record that its rows are done, so a run may be killed at any moment.
 """
@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,8 @@ class VectorStore:
             return
         if not resume:
             raise UsageError(
-                f"--output: {str(self.folder)!r} holds a run already: pass --resume to go on, or another folder"
+                f"--output: {str(self.folder)!r} holds a run already: pass --resume to go on with it, or "
+                "another folder"
             )
         self.join()
         for torn in self.folder.glob(".*.tmp"):  # of a killed process
@@ -103,12 +104,12 @@ class VectorStore:
     def _manifest(self) -> dict[str, Any] | None:
         return _read_manifest(self.folder)
 
-    def done(self) -> set[int]:
-        """Numbers of the shards that are there; a file that is torn is left out, with a warning."""
+    def done(self, wanted: Callable[[int], bool] = lambda index: True) -> set[int]:
+        """Which of the wanted shards are there; a file that is torn is left out, with a warning."""
         found = set()
         for path in sorted(self.folder.glob("shard-*.parquet")):
             number = re.fullmatch(r"shard-(\d{8,})\.parquet", path.name)
-            if number is None:
+            if number is None or not wanted(int(number[1])):
                 continue
             try:
                 facts = _facts(path)
@@ -161,8 +162,8 @@ class VectorStore:
 
     def _unwritable(self, error: OSError) -> UsageError:
         return UsageError(
-            f"--output: cannot write to {str(self.folder)!r} ({first_line(error)}): make room, or allow it, and "
-            "pass --resume; the shards there are whole"
+            f"--output: cannot write to {str(self.folder)!r} ({first_line(error)}): make room, or allow it, "
+            "and pass --resume; the shards there are whole"
         )
 
     def finish(self, rows: int, last_run: dict[str, Any]) -> dict[str, Any]:
@@ -238,7 +239,10 @@ def read_vectors(folder: str | Path) -> Vectors:
             with path.open("rb") as file:
                 table = pq.ParquetFile(file, page_checksum_verification=True).read()
         except (OSError, pa.ArrowException) as error:
-            raise UsageError(f"{str(path)!r} is missing or broken ({first_line(error)})") from error
+            raise UsageError(
+                f"{str(path)!r} is missing or broken ({first_line(error)}): remove it and run "
+                "encode_corpus.py --resume, which makes it anew"
+            ) from error
         end = start + table.num_rows
         flat = table.column("embedding").combine_chunks().flatten().to_numpy(zero_copy_only=False)
         embeddings[start:end] = flat.reshape(table.num_rows, -1)
