@@ -114,20 +114,20 @@ def encode(args: argparse.Namespace) -> str:
 
     rows = corpus.estimate_rows() if accelerator.is_main_process else None
     share = None if rows is None else rows // processes
-    progress = Progress(share, args.shard_size * len(done), processes, accelerator.is_main_process)
-    progress.add("start", time.perf_counter() - STARTED)
+    with Progress(share, args.shard_size * len(done), processes, accelerator.is_main_process) as progress:
+        progress.add("start", time.perf_counter() - STARTED)
 
-    # 4. The loop: while a shard is encoded, the next one is read and tokenised.
-    waiting = time.perf_counter()
-    for shard, tokens in one_ahead(prepared()):
-        progress.add("wait for input", time.perf_counter() - waiting)
-        with progress.stage("encode"):
-            encoding = model.encode(tokens, progress.batch)
-        with progress.stage("write"):
-            store.write(shard, encoding, args.dtype)
+        # 4. The loop: while a shard is encoded, the next one is read and tokenised.
         waiting = time.perf_counter()
-    progress.add("wait for input", time.perf_counter() - waiting)
-    last_run = {"processes": processes, "batch_size": args.batch_size, **progress.close()}
+        for shard, tokens in one_ahead(prepared()):
+            progress.add("wait for input", time.perf_counter() - waiting)
+            with progress.stage("encode"):
+                encoding = model.encode(tokens, progress.batch)
+            with progress.stage("write"):
+                store.write(shard, encoding, args.dtype)
+            waiting = time.perf_counter()
+        progress.add("wait for input", time.perf_counter() - waiting)
+    last_run = {"processes": processes, "batch_size": args.batch_size, **progress.figures()}
 
     # 5. All there?
     accelerator.wait_for_everyone()

@@ -52,9 +52,15 @@ class Progress:
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update(texts)
 
-    def close(self) -> dict[str, object]:
-        """End the bar. What this process did: `texts`, `seconds` of each stage, `peak_memory_bytes`."""
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the bar, before an error is said too."""
         self.bar.close()
+
+    def figures(self) -> dict[str, object]:
+        """What this process did: `texts`, `seconds` of each stage, `peak_memory_bytes`."""
         return {
             "texts": self.texts,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},

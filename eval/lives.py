@@ -1,11 +1,12 @@
 """Programs of this project that are started, killed at a chosen moment and started again.
 
-Each life is a process of its own, forked from a server that has the libraries loaded: so a life takes a second
-to begin, and the moments of the kills fall into the work and not into imports.
+Each life is a process of its own, forked from a server that has the libraries loaded: so a life takes a
+second to begin, and the moments of the kills fall into the work and not into imports.
 """
 
 import importlib
 import multiprocessing
+import multiprocessing.context
 import os
 import re
 import signal
@@ -19,6 +20,19 @@ from pathlib import Path
 
 PRELOAD = ["train_leap", "encode_corpus"]
 POLL = 0.0002  # seconds between looks at what a life has written
+
+
+def warm_up() -> None:
+    """Have the server up, so that the first life takes no longer than the others."""
+    process = _context().Process(target=os.getpid)
+    process.start()
+    process.join()
+
+
+def _context() -> multiprocessing.context.ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
 
 
 @dataclass(frozen=True)
@@ -72,9 +86,7 @@ def live(
         kill_after: seconds after which it is killed with SIGKILL; None: not at all.
         while_writing: kill it when it next writes a file, from then on.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    process = context.Process(target=_run, args=(program, list(arguments), str(log)))
+    process = _context().Process(target=_run, args=(program, list(arguments), str(log)))
     since = time.perf_counter()
     process.start()
     first_write = None
