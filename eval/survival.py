@@ -27,7 +27,7 @@ from eval.data import TextData
 from eval.encode import Encoder, load_encoder
 from eval.errors import UsageError
 from eval.files import checksum
-from eval.lives import Life, live, small_disk
+from eval.lives import Life, live, small_disk, warm_up
 from eval.report import Report
 from modeling_leap import LeapModel
 
@@ -190,7 +190,7 @@ def killed_and_resumed(
 
 
 def damaged_checkpoints(program: Program, work: Path, whole: Path, digest: str) -> list[dict[str, Any]]:
-    """Damage a file of the newest checkpoint, resume: does the run go back to the one before, and end alike?"""
+    """Damage a file of the newest checkpoint, resume: does it go back to the one before, and end alike?"""
     results = []
     for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
         for damage in ("truncated", "bit flipped", "removed"):
@@ -219,7 +219,7 @@ def damaged_checkpoints(program: Program, work: Path, whole: Path, digest: str) 
 
 
 def full_disk(program: Program, work: Path, size: int, room: int, digest: str) -> dict[str, Any]:
-    """Run on a disk of `size` bytes until it is full, then with `room` bytes: one clear error, then the same?"""
+    """Run on a disk of `size` bytes until it is full, then with `room` bytes: one error, then the same?"""
     with small_disk(work, size) as resize:
         if resize is None:
             return {"tried": False, "why": "a file system cannot be mounted here: it takes root"}
@@ -288,10 +288,11 @@ def measure_survival(work: Path, *, kills: int, steps: int, rows: int, seed: int
         seed: of the moments.
 
     Returns:
-        `training` and `encoding`: `killed`, `full_disk`, for training `damaged_checkpoints`; `broken_data`; and
-        `nothing_lost`: whether every single one was as it should be.
+        `training` and `encoding`: `killed`, `full_disk`, for training `damaged_checkpoints`; `broken_data`;
+        and `nothing_lost`: whether every single one was as it should be.
     """
     make_inputs(work, rows)
+    warm_up()
     figures: dict[str, Any] = {"steps": steps, "checkpoint_steps": CHECKPOINT_STEPS, "rows": rows}
     for key, program in (("training", training(work, steps)), ("encoding", encoding(work, rows))):
         folder = work / key
@@ -356,8 +357,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this evaluation."""
     add = parser.add_argument
     add("--kills", type=positive, default=20, help="of training, and as many of encoding (%(default)s)")
-    add("--steps", type=positive, default=600, help="of a training run (default: %(default)s)")
-    add("--rows", type=positive, default=6000, help="of the corpus (default: %(default)s)")
+    add("--steps", type=positive, default=400, help="of a training run (default: %(default)s)")
+    add("--rows", type=positive, default=4000, help="of the corpus (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     add("--output", type=Path, help="JSON file to write; its folder is made (default: none)")
 

@@ -182,7 +182,7 @@ def test_another_run_is_refused(work: Path, run: Run, tmp_path: Path) -> None:
         (["--max_length", "10"], "max_length"),
         (["--shard_size", "9"], "shard_size"),
         (["--id_column", "_id"], "input"),
-        (["--model", "."], "min_exit_layer"),
+        (["--model", ".", "--exit_threshold", "0.93", "--min_exit_layer", "2"], "max_layers"),
     ):
         said = run("--resume", *arguments)
         assert f"was made with {named}=" in said, said
