@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,12 @@ from modeling_leap import LeapModel
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = "water stone music night river glass paper winter garden engine letter market silver window".split()
 CHECKPOINT_STEPS = 5
+DAMAGES = [
+    (file, damage)
+    for file in ("model.safetensors", "optimizer.safetensors", "state.json")
+    for damage in ("truncated", "bit flipped", "removed")
+]
+BROKEN = ("cut.jsonl", "cut.jsonl.gz", "bit-flipped.jsonl.gz")
 
 
 @dataclass
@@ -189,32 +195,33 @@ def killed_and_resumed(
             }
 
 
-def damaged_checkpoints(program: Program, work: Path, whole: Path, digest: str) -> list[dict[str, Any]]:
+def damaged_checkpoints(
+    program: Program, work: Path, whole: Path, digest: str, cases: Iterable[tuple[str, str]] = DAMAGES
+) -> list[dict[str, Any]]:
     """Damage a file of the newest checkpoint, resume: does it go back to the one before, and end alike?"""
     results = []
-    for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
-        for damage in ("truncated", "bit flipped", "removed"):
-            folder = work / f"{name}-{damage.replace(' ', '-')}"
-            shutil.copytree(whole / "checkpoints", folder / "checkpoints")
-            before, newest = sorted((folder / "checkpoints").glob("step-*"))[-2:]
-            file = newest / name
-            content = bytearray(file.read_bytes())
-            content[len(content) // 2] ^= 4
+    for name, damage in cases:
+        folder = work / f"{name}-{damage.replace(' ', '-')}"
+        shutil.copytree(whole / "checkpoints", folder / "checkpoints")
+        before, newest = sorted((folder / "checkpoints").glob("step-*"))[-2:]
+        file = newest / name
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 4
+        {
+            "truncated": lambda f=file, c=content: f.write_bytes(c[: len(c) // 2]),
+            "bit flipped": lambda f=file, c=content: f.write_bytes(c),
+            "removed": lambda f=file: f.unlink(),
+        }[damage]()
+        life = program.finish(folder)
+        results.append(
             {
-                "truncated": lambda f=file, c=content: f.write_bytes(c[: len(c) // 2]),
-                "bit flipped": lambda f=file, c=content: f.write_bytes(c),
-                "removed": lambda f=file: f.unlink(),
-            }[damage]()
-            life = program.finish(folder)
-            results.append(
-                {
-                    "file": name,
-                    "damage": damage,
-                    "warned": "is broken" in life.log,
-                    "went_back": life.began_at == int(before.name.removeprefix("step-")),
-                    "same_bits": program.digest(folder) == digest,
-                }
-            )
+                "file": name,
+                "damage": damage,
+                "warned": "is broken" in life.log,
+                "went_back": life.began_at == int(before.name.removeprefix("step-")),
+                "same_bits": program.digest(folder) == digest,
+            }
+        )
     return results
 
 
@@ -239,7 +246,7 @@ def full_disk(program: Program, work: Path, size: int, room: int, digest: str) -
         }
 
 
-def broken_data(work: Path, steps: int) -> list[dict[str, Any]]:
+def broken_data(work: Path, steps: int, names: Iterable[str] = BROKEN) -> list[dict[str, Any]]:
     """Train and encode on a file that breaks off: one line that names it, and no checkpoint or result?"""
     whole = (work / "texts.jsonl").read_bytes()
     packed = gzip.compress(whole)
@@ -251,10 +258,10 @@ def broken_data(work: Path, steps: int) -> list[dict[str, Any]]:
         "bit-flipped.jsonl.gz": bytes(flipped),
     }
     results = []
-    for name, content in contents.items():
+    for name in names:
         file = work / "broken" / name
         file.parent.mkdir(exist_ok=True)
-        file.write_bytes(content)
+        file.write_bytes(contents[name])
         for program, option in ((training(work, steps), "--data"), (encoding(work, 1), "--input")):
             folder = work / "broken" / f"{program.name}-{name}"
             known = program.arguments
