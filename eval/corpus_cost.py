@@ -56,7 +56,7 @@ def measure_cost(
         its imports; `read` and `tokenise` go on beside `encode` but for the first shard);
         `sentences_per_second` and `seconds_per_million` of the whole; `peak_memory_bytes`; `bytes`, `shards`
         and `manifest_bytes` of the folder; `mean_exit_layer`. `growth`: between successive sizes, the power
-        by which each grows, 1 for twice the cost at twice the texts. `estimate`: `extrapolate` from the largest.
+        by which each grows, 1 for twice the cost at twice the texts. `estimate`: `extrapolate` from the last.
     """
     runs = [_run(model, texts, size, threads, arguments) for size in sizes]
     growth = [
