@@ -1,6 +1,5 @@
 """The harness of kills: few of them here, twenty when asked for; and that it sees what is lost."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,7 +94,5 @@ def test_data_that_breaks_off_is_named(work: Path) -> None:
 
 @pytest.mark.slow
 def test_twenty_kills_of_each(tmp_path: Path) -> None:
-    figures = measure_survival(
-        tmp_path, kills=20, steps=400, rows=4000, seed=int(os.environ.get("SEED", "0"))
-    )
+    figures = measure_survival(tmp_path, kills=20, steps=400, rows=4000, seed=0)
     assert figures["nothing_lost"], figures
