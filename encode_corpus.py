@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
 from configuration_leap import check_int
@@ -146,7 +146,7 @@ def main() -> None:
         raise SystemExit(f"encode_corpus.py: error: {error}") from error
     if said:
         print(said)
-    Accelerator().end_training()
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -151,6 +151,7 @@ class Corpus:
         """What tells this input from another: of files their names, sizes and samples of their content.
 
         Not their folder, nor when they were written, so that a copy on another machine counts as the same.
+        A data set on the Hub is known by its name and split alone: it must not change while a run lasts.
         """
         return {
             "text_columns": list(self.text_columns),
