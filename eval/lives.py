@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -116,7 +117,9 @@ def live(
 def _run(program: str, arguments: list[str], log: str) -> None:
     """What the forked process does."""
     import torch
+    from tqdm import tqdm
 
+    tqdm.set_lock(threading.RLock())  # not between processes: a killed one would leave a semaphore behind
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
