@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,7 @@ class Life:
         seconds: that it lived.
         exit_code: 0 for a finished run, -9 for a killed one.
         first_write: seconds until it was first seen writing; None if it was not.
+        torn: it was killed inside a write: it left something half written that was not there before.
         began_at: what its progress bar showed first (steps or rows), None if it did not come so far.
         reached: what it showed last.
         log: all that it printed.
@@ -52,6 +53,7 @@ class Life:
     seconds: float
     exit_code: int
     first_write: float | None
+    torn: bool
     began_at: int | None
     reached: int | None
     log: str
@@ -72,7 +74,7 @@ def live(
     arguments: Sequence[str],
     log: Path,
     total: int,
-    writing: Callable[[], bool],
+    half_written: Callable[[], set[Path]],
     kill_after: float | None = None,
     while_writing: bool = False,
 ) -> Life:
@@ -83,20 +85,29 @@ def live(
         arguments: of its command line.
         log: file that gets what it prints.
         total: what its progress bar counts to.
-        writing: whether it is writing a file right now, by what lies on the disk.
+        half_written: the files and folders on the disk that are being written, or were when a life ended.
         kill_after: seconds after which it is killed with SIGKILL; None: not at all.
         while_writing: kill it when it next writes a file, from then on.
     """
     process = _context().Process(target=_run, args=(program, list(arguments), str(log)))
+    first_write = None
+
+    def torn() -> set[tuple[str, int]]:
+        found = set()
+        for path in half_written():
+            with suppress(OSError):  # renamed meanwhile
+                found.add((path.name, path.stat().st_ino))
+        return found
+
+    before = torn()
     since = time.perf_counter()
     process.start()
-    first_write = None
     while process.is_alive():
         now = time.perf_counter() - since
         due = kill_after is not None and now >= kill_after
         if due and not while_writing:
             process.kill()
-        elif (first_write is None or due) and writing():
+        elif (first_write is None or due) and torn() - before:
             first_write = first_write or now
             if due:
                 process.kill()
@@ -108,6 +119,7 @@ def live(
         time.perf_counter() - since,
         process.exitcode or 0,
         first_write,
+        bool(torn() - before),
         shown[0] if shown else None,
         shown[-1] if shown else None,
         text,

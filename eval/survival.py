@@ -50,14 +50,14 @@ class Program:
         name: of its module.
         arguments: of a run into a folder.
         total: what its progress bar counts to.
-        writing: whether a file is half written in that folder.
+        half_written: the files or folders in that folder that are being written, or were at a kill.
         digest: sha256 of what a finished run has left there.
     """
 
     name: str
     arguments: Callable[[Path], list[str]]
     total: int
-    writing: Callable[[Path], bool]
+    half_written: Callable[[Path], set[Path]]
     digest: Callable[[Path], str]
 
     def live(self, folder: Path, kill_after: float | None = None, while_writing: bool = False) -> Life:
@@ -68,7 +68,7 @@ class Program:
             [*self.arguments(folder), "--resume"],
             folder.parent / f"{folder.name}.log",
             self.total,
-            lambda: self.writing(folder),
+            lambda: self.half_written(folder),
             kill_after,
             while_writing,
         )
@@ -101,7 +101,7 @@ def training(work: Path, steps: int) -> Program:
         "train_leap",
         arguments,
         steps,
-        lambda folder: any((folder / "checkpoints").glob(".step-*.partial")),
+        lambda folder: set((folder / "checkpoints").glob(".step-*.partial")),
         digest,
     )
 
@@ -121,7 +121,7 @@ def encoding(work: Path, rows: int) -> Program:
         said += ["--shard_size", 40, "--batch_size", 8]
         return [str(argument) for argument in said]
 
-    return Program("encode_corpus", arguments, rows, lambda folder: any(folder.glob(".shard-*.tmp")), digest)
+    return Program("encode_corpus", arguments, rows, lambda folder: set(folder.glob(".shard-*.tmp")), digest)
 
 
 def make_inputs(work: Path, rows: int) -> None:
@@ -180,7 +180,7 @@ def killed_and_resumed(
                     "after_seconds": round(life.seconds, 3),
                     "resumed_from": life.began_at,
                     "reached": life.reached,
-                    "inside_a_write": program.writing(folder),
+                    "inside_a_write": life.torn,
                 }
             )
         program.finish(folder)
@@ -233,7 +233,7 @@ def full_disk(program: Program, work: Path, size: int, room: int, digest: str) -
         folder = work / "run"
         first = program.live(folder)
         resize(room)
-        torn = program.writing(folder)
+        torn = bool(program.half_written(folder))
         life = program.finish(folder)
         return {
             "tried": True,
