@@ -253,7 +253,8 @@ def broken_data(work: Path, steps: int, names: Iterable[str] = BROKEN) -> list[d
     flipped = bytearray(packed)
     flipped[len(flipped) // 2] ^= 4
     contents = {
-        "cut.jsonl": whole[: len(whole) // 2 + 3],
+        # Within a line: a file cut between two lines is a whole file of fewer lines.
+        "cut.jsonl": whole[: whole.index(b"\n", len(whole) // 2) - 3],
         "cut.jsonl.gz": packed[: len(packed) // 2],
         "bit-flipped.jsonl.gz": bytes(flipped),
     }
