@@ -9,9 +9,10 @@ may leave at (distill/objective.py), so that the exit rule of modeling_leap.py f
 """
 
 import argparse
+import errno
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 
 import torch
@@ -103,12 +104,17 @@ def main() -> None:
     """Everything from the command line to the finished model."""
     args = parse(__doc__.splitlines()[0])
     try:
-        train(args)
+        with ExitStack() as ends:  # what is closed before an error is said
+            train(args, ends)
     except (ValueError, UsageError) as error:
         fail(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        fail(UsageError(f"--output_dir: {error}: make room there and start again with --resume"))
 
 
-def train(args: argparse.Namespace) -> None:  # noqa: C901 - a recipe, read from top to bottom
+def train(args: argparse.Namespace, ends: ExitStack) -> None:  # noqa: C901 - a recipe, read from top to bottom
     """The recipe.
 
     Raises:
@@ -200,7 +206,7 @@ def train(args: argparse.Namespace) -> None:  # noqa: C901 - a recipe, read from
                 yield {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
     # 5. The loop. Nothing in it waits for the device but the logging.
-    log = Log(accelerator, args.log_steps * accumulation, step, steps)
+    log = ends.enter_context(closing(Log(accelerator, args.log_steps * accumulation, step, steps)))
     for batch in batches(step):
         ids, mask = batch["input_ids"], batch["attention_mask"]
         with accelerator.accumulate(model):

@@ -6,6 +6,7 @@ import re
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,6 +16,8 @@ from torch.optim import Optimizer
 
 from distill.files import write_folder
 
+TENSORS = ("model.safetensors", "optimizer.safetensors")
+STATE = "state.json"
 KEEP = 2  # the newest, and one to fall back on should its files turn out broken
 
 
@@ -36,15 +39,15 @@ def save_checkpoint(
         run: what must be the same for a run to go on from here (JSON values).
         scaler: of the gradients in float16, whose scale belongs to the exact step; None in other precisions.
     """
-    with write_folder(folder / f"step-{step:08d}") as partial:
+    with write_folder(folder / _name(step)) as partial:
         save_file(
             {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
             partial / "model.safetensors",
         )
         save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
-        sums = {file.name: _sha256(file) for file in sorted(partial.glob("*.safetensors"))}
+        sums = {name: _sha256(partial / name) for name in TENSORS}
         state = {"step": step, "run": run, "scaler": scaler.state_dict() if scaler else None, "sha256": sums}
-        (partial / "state.json").write_text(json.dumps(state, indent=2))
+        (partial / STATE).write_text(json.dumps(state | {"state_sha256": _digest(state)}, indent=2))
     for old in _checkpoints(folder)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -65,13 +68,8 @@ def load_checkpoint(
     """
     for checkpoint in reversed(_checkpoints(folder)):
         try:
-            state = json.loads((checkpoint / "state.json").read_text())
-            broken = [
-                name for name, digest in state["sha256"].items() if _sha256(checkpoint / name) != digest
-            ]
-            if broken:
-                raise OSError(f"{', '.join(broken)} is not what was written")
-        except (OSError, ValueError, KeyError) as error:
+            state = _read_state(checkpoint)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             warnings.warn(
                 f"resume: {checkpoint} is broken ({error}); going back to the one before", stacklevel=2
             )
@@ -89,6 +87,26 @@ def load_checkpoint(
             scaler.load_state_dict(state["scaler"])
         return state["step"]
     return 0
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    """What stands in its state.json; an error of some kind where it or its tensors are not as written."""
+    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    broken = [name for name in TENSORS if _sha256(checkpoint / name) != state["sha256"][name]]
+    digest = state.pop("state_sha256", None)  # None: of checkpoints from before there was one
+    if digest not in (None, _digest(state)) or checkpoint.name != _name(state["step"]):
+        broken.append(STATE)
+    if broken:
+        raise OSError(f"{', '.join(broken)} is not what was written")
+    return state
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _digest(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -5,9 +5,11 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence, Sized
+import zlib
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +24,8 @@ from eval.errors import first_line
 
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "text", ".parquet": "parquet"}
 CHUNK = 10_000  # texts tokenised at a time
+# What the readers raise for a file that is damaged: pyarrow's and json's errors are ValueErrors.
+UNREADABLE = (DatasetsError, OSError, EOFError, ValueError, zlib.error)
 BUCKET = 50  # global batches among which texts are sorted by length: less padding, order still random
 
 
@@ -35,6 +39,7 @@ class TextSource:
         text_columns: columns whose strings are training texts, each a text of its own.
         exclude: values of the column `source` to leave out (a licence, a test set).
         limit: read the first texts only, this many; None for all. It makes a stream end.
+        argument: what the name was given as, for errors.
     """
 
     name: str
@@ -42,12 +47,13 @@ class TextSource:
     text_columns: tuple[str, ...] = ("text",)
     exclude: tuple[str, ...] = ()
     limit: int | None = None
+    argument: str = "data"
 
     def files(self) -> list[str]:
         """The local files meant; empty when `name` is a Hub id.
 
         Raises:
-            ValueError: a local path or glob that holds no readable file.
+            ValueError: a local path or glob that holds no readable file, or files of several kinds.
         """
         path = Path(self.name).expanduser()
         found = (
@@ -59,8 +65,14 @@ class TextSource:
         )
         if looks_local and not files:
             raise ValueError(
-                f"data: {self.name!r} holds no {', '.join(READERS)} file (.gz may follow); "
+                f"{self.argument}: {self.name!r} holds no {', '.join(READERS)} file (.gz may follow); "
                 "name a file, a folder, a glob or a Hub data set id"
+            )
+        kinds = sorted({str(_reader(file)) for file in files})
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{self.argument}: {self.name!r} holds files of several kinds ({', '.join(kinds)}): "
+                "name those of one kind, by a glob such as 'texts/*.jsonl'"
             )
         return files
 
@@ -77,7 +89,28 @@ class TextSource:
         try:
             return load_dataset(self.name, subset or None, split=split, streaming=streaming)
         except (OSError, DatasetsError) as error:
-            raise ValueError(f"data: cannot read {self.name!r} from the Hub: {first_line(error)}") from error
+            raise ValueError(
+                f"{self.argument}: cannot read {self.name!r} from the Hub: {first_line(error)}"
+            ) from error
+
+    def read(self, streaming: bool, rows: int, form: str | None = None) -> Iterator[Any]:
+        """Chunks of `rows` rows, the last one shorter, as a dict of columns or as `form` of `datasets` says.
+
+        Raises:
+            ValueError: as `files` and `open`; or a file breaks off or is damaged: it is named.
+        """
+        try:
+            yield from self.open(streaming).with_format(form).iter(batch_size=rows)
+        except UNREADABLE as error:
+            found = next(filter(None, map(_why_unreadable, self.files())), None)
+            if found:
+                raise ValueError(
+                    f"{self.argument}: cannot read {found[0]!r} ({found[1]}): it is damaged or breaks off; "
+                    "get it again or leave it out"
+                ) from error
+            if isinstance(error, ValueError):  # of `open`, which says enough
+                raise
+            raise ValueError(f"{self.argument}: cannot read {self.name!r}: {_reason(error)}") from error
 
     def fingerprint(self) -> list[object]:
         """What must stay the same for a cache of these texts to hold."""
@@ -89,14 +122,31 @@ def _reader(file: str) -> str | None:
     return READERS.get(Path(file.removesuffix(".gz")).suffix)
 
 
+def _why_unreadable(file: str) -> tuple[str, str] | None:
+    """The file and what is wrong with it, by the reader that met it; None when it can be read to its end."""
+    try:
+        for _ in load_dataset(_reader(file), data_files=[file], split="train", streaming=True).iter(CHUNK):
+            pass
+    except UNREADABLE as error:
+        return file, _reason(error)
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong at the bottom: `datasets` wraps the error of the reader in one that says little."""
+    while isinstance(error, DatasetsError) and error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error).rstrip(".")
+
+
 def iterate_texts(source: TextSource, streaming: bool) -> Iterator[list[str]]:
     """Texts of the source in lists of about `CHUNK`, blank ones left out.
 
     Raises:
-        ValueError: the data has no column of a name asked for.
+        ValueError: as `TextSource.read`, or the data has no column of a name asked for.
     """
     left = source.limit
-    for chunk in source.open(streaming).iter(batch_size=CHUNK):
+    for chunk in source.read(streaming, CHUNK):
         missing = [column for column in source.text_columns if column not in chunk]
         if missing:
             raise ValueError(f"text_columns: no column {missing[0]!r}; the data has {', '.join(chunk)}")
@@ -114,8 +164,53 @@ def iterate_texts(source: TextSource, streaming: bool) -> Iterator[list[str]]:
                 return
 
 
-class TokenCache:
-    """Token ids of all texts in one flat memory-mapped array: start-up and memory do not grow with them.
+class TokenRows:
+    """Token ids of N texts, end to end in one flat array.
+
+    Args:
+        ids: the ids of all texts.
+        offsets: (N + 1,) where each text begins and the last one ends.
+    """
+
+    def __init__(self, ids: np.ndarray, offsets: np.ndarray) -> None:
+        self.ids, self.offsets = ids, offsets
+        self.lengths = np.diff(offsets)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @classmethod
+    def tokenize(
+        cls, texts: Iterable[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> "TokenRows":
+        """Those of some texts.
+
+        Args:
+            texts: lists of them, each tokenised at a time.
+            tokenizer: whose ids.
+            max_length: tokens after which a text is cut, the special ones counted.
+        """
+        dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+        parts, lengths = [np.empty(0, dtype)], [0]
+        for some in texts:
+            if some:
+                encoded = tokenizer(some, truncation=True, max_length=max_length)["input_ids"]
+                lengths.extend(len(ids) for ids in encoded)
+                parts.append(np.concatenate([np.asarray(ids, dtype=dtype) for ids in encoded]))
+        return cls(np.concatenate(parts), np.cumsum(lengths))
+
+    def batch(self, indices: np.ndarray, pad_id: int, multiple: int = 1) -> dict[str, torch.Tensor]:
+        """Padded `input_ids` and `attention_mask`, (B, T) int64; T a multiple of `multiple`."""
+        lengths = self.lengths[indices]
+        width = -(-int(lengths.max()) // multiple) * multiple
+        mask = np.arange(width) < lengths[:, None]
+        ids = np.full(mask.shape, pad_id, dtype=np.int64)
+        ids[mask] = np.concatenate([self.ids[self.offsets[i] : self.offsets[i + 1]] for i in indices])
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+
+
+class TokenCache(TokenRows):
+    """Memory-mapped token ids of all texts: start-up and memory do not grow with them.
 
     Args:
         folder: as `build` has written it.
@@ -123,12 +218,10 @@ class TokenCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
-        self.offsets = np.load(folder / "offsets.npy", allow_pickle=False)
-        self.lengths = np.diff(self.offsets)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
+        super().__init__(
+            np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False),
+            np.load(folder / "offsets.npy", allow_pickle=False),
+        )
 
     @classmethod
     def build(
@@ -162,33 +255,22 @@ class TokenCache:
         folder = cache_dir / f"tokens-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         if folder.exists():
             return cls(folder)
-        dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
-        parts, lengths = [], []
         with tqdm(desc="tokenise", unit=" texts", unit_scale=True, leave=False) as bar:
-            for texts in itertools.chain.from_iterable(
-                iterate_texts(source, streaming) for source in sources
-            ):
-                if not texts:
-                    continue
-                encoded = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
-                lengths.extend(len(ids) for ids in encoded)
-                parts.append(np.concatenate([np.asarray(ids, dtype=dtype) for ids in encoded]))
-                bar.update(len(texts))
-        if not parts:
+
+            def counted() -> Iterator[list[str]]:
+                for texts in itertools.chain.from_iterable(
+                    iterate_texts(source, streaming) for source in sources
+                ):
+                    yield texts
+                    bar.update(len(texts))
+
+            rows = TokenRows.tokenize(counted(), tokenizer, max_length)
+        if not len(rows):
             raise ValueError(f"data: no text in {', '.join(source.name for source in sources)}")
         with write_folder(folder) as partial:
-            np.save(partial / "ids.npy", np.concatenate(parts))
-            np.save(partial / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
+            np.save(partial / "ids.npy", rows.ids)
+            np.save(partial / "offsets.npy", rows.offsets)
         return cls(folder)
-
-    def batch(self, indices: np.ndarray, pad_id: int, multiple: int = 1) -> dict[str, torch.Tensor]:
-        """Padded `input_ids` and `attention_mask`, (B, T) int64; T a multiple of `multiple`."""
-        lengths = self.lengths[indices]
-        width = -(-int(lengths.max()) // multiple) * multiple
-        mask = np.arange(width) < lengths[:, None]
-        ids = np.full(mask.shape, pad_id, dtype=np.int64)
-        ids[mask] = np.concatenate([self.ids[self.offsets[i] : self.offsets[i + 1]] for i in indices])
-        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
 
 
 def draw_texts(texts: Sized, max_texts: int | None, seed: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from distill.data import TokenCache
-from distill.files import write_folder
+from distill.files import reserve, write_folder
 from modeling_leap import LeapModel
 
 
@@ -50,9 +50,10 @@ def stored_targets(
     folder = cache_dir / f"teacher-{digest.hexdigest()[:16]}"
     if not folder.exists():
         with write_folder(folder) as partial:
-            targets = np.lib.format.open_memmap(
-                partial / "embeddings.npy", "w+", np.float16, (len(texts), teacher.config.hidden_size)
-            )
+            file = partial / "embeddings.npy"
+            shape = (len(texts), teacher.config.hidden_size)
+            targets = np.lib.format.open_memmap(file, "w+", np.float16, shape)
+            reserve(file)
             order = np.argsort(cache.lengths[texts], kind="stable")
             with tqdm(total=len(texts), desc="teacher", unit=" texts", unit_scale=True, leave=False) as bar:
                 for start in range(0, len(texts), batch_size):

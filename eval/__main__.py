@@ -23,6 +23,8 @@ COMMANDS = {
     "calibrate": "the loosest threshold with a guaranteed fidelity on texts of your own",
     "diagnose": "would texts leave early, would it pay, and do depths compare",
     "held_out": "texts that training did not draw, to calibrate and to time with",
+    "corpus_cost": "cost of embedding a corpus, how it grows, and an estimate for 10^9 texts",
+    "survival": "training and corpus encoding killed, short of disk, with damaged files",
     "latency": "time of a batch with exits and without, by batch size and length",
     "card": "model_card.md from results/: a rendering, no evaluation",
 }

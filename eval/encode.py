@@ -138,6 +138,7 @@ def load_encoder(
     trust_remote_code: bool = False,
     device: str | None = None,
     argument: str = "--model",
+    revision: str | None = None,
 ) -> Encoder:
     """Load a BERT checkpoint, a LEAP model or a plain one, in float32.
 
@@ -147,23 +148,24 @@ def load_encoder(
             place of this tree's `LeapModel`.
         device: torch's name of a device; None: the GPU where there is one.
         argument: the option to name in an error.
+        revision: branch, tag or commit of a model on the Hub; None: its newest.
 
     Raises:
         UsageError: there is no such model, it cannot be reached, or it is no BERT encoder.
     """
     folder_or_id = find_model(source, argument)
     try:
-        config, _ = LeapConfig.get_config_dict(folder_or_id)
+        config, _ = LeapConfig.get_config_dict(folder_or_id, revision=revision)
         if config.get("model_type") != "bert":
             kind = config.get("model_type")
             raise UsageError(f"{argument}: {source!r} is a model of type {kind!r}: give a BERT encoder")
-        tokenizer = AutoTokenizer.from_pretrained(folder_or_id)
+        tokenizer = AutoTokenizer.from_pretrained(folder_or_id, revision=revision)
         loader = AutoModel if trust_remote_code else LeapModel
         trust = {"trust_remote_code": True} if trust_remote_code else {}
         model, info = loader.from_pretrained(
-            folder_or_id, dtype=torch.float32, output_loading_info=True, **trust
+            folder_or_id, revision=revision, dtype=torch.float32, output_loading_info=True, **trust
         )
-        max_length = _max_length(folder_or_id, model.config.max_position_embeddings)
+        max_length = _max_length(folder_or_id, model.config.max_position_embeddings, revision)
     except (OSError, HfHubHTTPError) as error:
         raise UsageError(f"{argument}: cannot load {source!r}: {first_line(error)}") from error
     if info["missing_keys"]:
@@ -175,13 +177,13 @@ def load_encoder(
     return Encoder(source, model.to(device).eval(), tokenizer, max_length)
 
 
-def _max_length(source: str, longest: int) -> int:
+def _max_length(source: str, longest: int, revision: str | None) -> int:
     """The length it was published with, in sentence-transformers' file beside it; else all it can take."""
     if Path(source).is_dir():
         path = Path(source) / SENTENCE_CONFIG
     else:
         try:
-            path = Path(hf_hub_download(source, SENTENCE_CONFIG))
+            path = Path(hf_hub_download(source, SENTENCE_CONFIG, revision=revision))
         except EntryNotFoundError:  # also what an offline cache raises that has not got the file
             return longest
     if not path.is_file():

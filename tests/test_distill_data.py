@@ -71,6 +71,30 @@ def test_no_file_is_said_before_anything_is_read(tmp_path: Path) -> None:
     assert TextSource("owner/texts").files() == []
 
 
+@pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz", "t.csv.gz", "t.txt.gz"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_file_that_breaks_off_is_named(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, name: str, streaming: bool
+) -> None:
+    whole, torn = tmp_path / "whole" / name, tmp_path / "torn" / name
+    for path in (whole, torn):
+        path.parent.mkdir()
+        write(path.parent, name)
+    torn.write_bytes(torn.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=f"data: cannot read '{torn}' .*breaks off") as error:
+        source = TextSource(str(tmp_path / "*" / name))
+        TokenCache.build([source], tokenizer, 16, tmp_path / "cache", streaming)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_files_of_several_kinds_are_refused(tmp_path: Path) -> None:
+    for name in ("t.jsonl", "t.txt"):
+        write(tmp_path, name)
+    with pytest.raises(ValueError, match=r"several kinds \(json, text\)"):
+        TextSource(str(tmp_path)).files()
+
+
 def test_cache_is_reused_and_follows_its_inputs(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     source = TextSource(str(write(tmp_path, "t.jsonl")))
     folder = TokenCache.build([source], tokenizer, 16, tmp_path / "cache").folder

@@ -1,0 +1,165 @@
+"""Programs of this project that are started, killed at a chosen moment and started again.
+
+Each life is a process of its own, forked from a server that has the libraries loaded: so a life takes a
+second to begin, and the moments of the kills fall into the work and not into imports.
+"""
+
+import importlib
+import multiprocessing
+import multiprocessing.context
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PRELOAD = ["train_leap", "encode_corpus"]
+POLL = 0.0002  # seconds between looks at what a life has written
+
+
+def warm_up() -> None:
+    """Have the server up, so that the first life takes no longer than the others."""
+    process = _context().Process(target=os.getpid)
+    process.start()
+    process.join()
+
+
+def _context() -> multiprocessing.context.ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
+
+
+@dataclass(frozen=True)
+class Life:
+    """How a process went.
+
+    Attributes:
+        seconds: that it lived.
+        exit_code: 0 for a finished run, -9 for a killed one.
+        first_write: seconds until it was first seen writing; None if it was not.
+        torn: it was killed inside a write: it left something half written that was not there before.
+        began_at: what its progress bar showed first (steps or rows), None if it did not come so far.
+        reached: what it showed last.
+        log: all that it printed.
+    """
+
+    seconds: float
+    exit_code: int
+    first_write: float | None
+    torn: bool
+    began_at: int | None
+    reached: int | None
+    log: str
+
+    @property
+    def killed(self) -> bool:
+        """It was killed, and had not ended before."""
+        return self.exit_code == -signal.SIGKILL
+
+    @property
+    def error(self) -> str:
+        """The program's last line."""
+        return (self.log.strip().splitlines() or [""])[-1]
+
+
+def live(
+    program: str,
+    arguments: Sequence[str],
+    log: Path,
+    total: int,
+    half_written: Callable[[], set[Path]],
+    kill_after: float | None = None,
+    while_writing: bool = False,
+) -> Life:
+    """Run a program in one thread, to its end or to a kill.
+
+    Args:
+        program: the module whose `main` it is.
+        arguments: of its command line.
+        log: file that gets what it prints.
+        total: what its progress bar counts to.
+        half_written: the files and folders on the disk that are being written, or were when a life ended.
+        kill_after: seconds after which it is killed with SIGKILL; None: not at all.
+        while_writing: kill it when it next writes a file, from then on.
+    """
+    process = _context().Process(target=_run, args=(program, list(arguments), str(log)))
+    first_write = None
+
+    def torn() -> set[tuple[str, int]]:
+        found = set()
+        for path in half_written():
+            with suppress(OSError):  # renamed meanwhile
+                found.add((path.name, path.stat().st_ino))
+        return found
+
+    before = torn()
+    since = time.perf_counter()
+    process.start()
+    while process.is_alive():
+        now = time.perf_counter() - since
+        due = kill_after is not None and now >= kill_after
+        if due and not while_writing:
+            process.kill()
+        elif (first_write is None or due) and torn() - before:
+            first_write = first_write or now
+            if due:
+                process.kill()
+        time.sleep(POLL)
+    process.join()
+    text = log.read_text(errors="replace").replace("\r", "\n") if log.exists() else ""
+    shown = [int(number) for number in re.findall(rf"(\d+)/{total} \[", text)]
+    return Life(
+        time.perf_counter() - since,
+        process.exitcode or 0,
+        first_write,
+        bool(torn() - before),
+        shown[0] if shown else None,
+        shown[-1] if shown else None,
+        text,
+    )
+
+
+def _run(program: str, arguments: list[str], log: str) -> None:
+    """What the forked process does."""
+    import torch
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())  # not between processes: a killed one would leave a semaphore behind
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    torch.set_num_threads(1)
+    sys.argv = [f"{program}.py", *arguments]
+    importlib.import_module(program).main()
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Callable[[int], None] | None]:
+    """A file system of `size` bytes at `folder`, in memory; yields what gives it another size.
+
+    Yields None where this process may not mount one.
+    """
+    folder.mkdir(parents=True)
+
+    def mount(options: str) -> bool:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        try:
+            return subprocess.run(command, capture_output=True, check=False).returncode == 0
+        except OSError:
+            return False
+
+    if not mount(f"size={size}"):
+        yield None
+        return
+    try:
+        yield lambda size: mount(f"remount,size={size}") and None
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
