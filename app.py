@@ -1,6 +1,6 @@
 """A page to try LEAP on: where texts leave, why, what it saves, and search over the teacher's index.
 
-    python app.py
+python app.py
 """
 
 import argparse
@@ -16,7 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=str(ROOT), help="folder or Hub id (default: this repository)")
     parser.add_argument(
-        "--teacher", help="embed the index by it at the start: folder, Hub id or package:NAME (default: stored)"
+        "--teacher",
+        help="folder, Hub id or package:NAME, to embed the index at the start (default: stored vectors)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, help="port (default: the first free one from 7860 on)")

@@ -9,10 +9,13 @@ from configuration_leap import ExitThreshold
 from eval.encode import Encoder, encode_layers
 from eval.errors import UsageError
 from eval.exits import FloatArray, IntArray, at_layers, exit_layers, row_cosines, successive_cosines
-from eval.timing import in_turns, timed_inference, tokenize
+from eval.timing import clock, in_turns, timed_inference, tokenize
 
 MAX_TEXTS, MAX_CHARACTERS = 50, 20_000
-ROUNDS, WARM_UP = 7, 2
+ROUNDS, PATIENCE_MS = (
+    7,
+    1500,
+)  # of a timing: at most so many rounds, and about so long for those at full depth
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Analysis:
         fidelity: (N,) cosine of its embedding there with that of full depth.
         full_ms: median milliseconds of the whole batch at full depth.
         exits_ms: the same with exits.
+        rounds: timed rounds, fewer where the texts are long.
     """
 
     texts: list[str]
@@ -58,6 +62,7 @@ class Analysis:
     fidelity: FloatArray
     full_ms: float
     exits_ms: float
+    rounds: int
 
 
 def split_texts(pasted: str | None) -> list[str]:
@@ -99,7 +104,9 @@ def analyse(encoder: Encoder, texts: list[str], rule: Rule) -> Analysis:
     The texts run as one batch, full depth and exits by turns, so that what slows the machine slows both.
     """
     depth = encoder.depth
-    layers = encode_layers(encoder, texts)
+    since = clock(encoder.model.device)
+    layers = encode_layers(encoder, texts, batch_size=MAX_TEXTS)
+    rounds = int(min(max(PATIENCE_MS / (clock(encoder.model.device) - since), 1), ROUNDS))
     cosines = successive_cosines(layers, rule.patience)
     left = exit_layers(cosines, rule.theta, rule.first_layer)
 
@@ -110,7 +117,7 @@ def analyse(encoder: Encoder, texts: list[str], rule: Rule) -> Analysis:
     }
     variants = {name: lambda _, call=call: model(**batch, **call).exit_layer for name, call in calls.items()}
     with timed_inference(model):
-        times, _ = in_turns(variants, rounds=ROUNDS, warm_up=WARM_UP, device=model.device)
+        times, _ = in_turns(variants, rounds=rounds, warm_up=1, device=model.device)
     lengths = [len(ids) for ids in encoder.tokenizer(texts)["input_ids"]]
     return Analysis(
         texts=texts,
@@ -121,6 +128,7 @@ def analyse(encoder: Encoder, texts: list[str], rule: Rule) -> Analysis:
         fidelity=row_cosines(at_layers(layers, left), layers[:, depth - 1]),
         full_ms=float(np.median(times["full"])),
         exits_ms=float(np.median(times["exits"])),
+        rounds=rounds,
     )
 
 
@@ -140,10 +148,10 @@ def summarise(found: Analysis, depth: int) -> str:
     count = "1 text leaves" if len(found.texts) == 1 else f"{len(found.texts)} texts leave"
     saved = 100 * (1 - 1 / ratio)
     change = f"{saved:.0f} % of the time saved" if saved >= 0.5 else "no time saved"
+    by_turns = "1 round" if found.rounds == 1 else f"medians of {found.rounds} rounds by turns"
     lines = (
-        f"{count} at layer **{mean:.2f}** of {depth} on average. One batch: **{found.full_ms:.1f} ms** at full "
-        f"depth, **{found.exits_ms:.1f} ms** with exits ({change}; medians of {ROUNDS} rounds by turns, on this "
-        f"machine)."
+        f"{count} at layer **{mean:.2f}** of {depth} on average. One batch: **{found.full_ms:.1f} ms** at "
+        f"full depth, **{found.exits_ms:.1f} ms** with exits ({change}; {by_turns}, on this machine)."
     )
     cut = sum(found.cut)
     if cut:

@@ -26,7 +26,10 @@ Interest rates rose for the third time this year, to the surprise of most econom
 He said that she had known that they would not come.
 Colorless green ideas sleep furiously, while the parrot, unimpressed, files its taxes."""
 SIDE = 320  # pixels below which columns stand one under the other
-CSS = ".message {border-left: 4px solid #c2410c; padding: 0.4rem 0.8rem; background: rgba(194, 65, 12, 0.08)}"
+CSS = """
+#message, #trouble {border-left: 4px solid #c2410c; padding: 0.6rem 0.8rem; background: rgba(194, 65, 12, 0.08)}
+#table td, #table th, #hits td, #hits th {font-family: var(--font)}
+"""
 FAILED = "Something went wrong on our side, and it is in the program's log. Please try once more."
 
 logger = logging.getLogger(__name__)
@@ -57,7 +60,9 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
         )
         with gr.Row():
             with gr.Column(scale=2, min_width=SIDE):
-                texts = gr.Textbox(EXAMPLES, label="Texts, one a line", lines=7, max_lines=12, elem_id="texts")
+                texts = gr.Textbox(
+                    EXAMPLES, label="Texts, one a line", lines=7, max_lines=12, elem_id="texts"
+                )
                 rule = gr.Radio(
                     [(f"{OWN}: {describe_rule(own, encoder.depth)}", OWN), SET],
                     value=OWN,
@@ -84,7 +89,7 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
                 )
                 encode = gr.Button("Encode", variant="primary", elem_id="encode")
             with gr.Column(scale=3, min_width=SIDE):
-                message = gr.Markdown(visible=False, elem_classes="message", elem_id="message")
+                message = gr.Markdown(visible=False, elem_id="message")
                 with gr.Column(visible=False, elem_id="results") as results:
                     summary = gr.Markdown(elem_id="summary")
                     table = gr.Dataframe(
@@ -93,7 +98,7 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
                         column_widths=["6%", "46%", "13%", "12%", "23%"],
                         interactive=False,
                         wrap=True,
-                        max_height=320,
+                        max_height=420,
                         show_label=False,
                         elem_id="table",
                     )
@@ -105,7 +110,7 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
         with gr.Row(equal_height=True):
             query = gr.Textbox("I forgot my login", label="Query", scale=4, max_lines=3, elem_id="query")
             find = gr.Button("Search", scale=1, min_width=120, elem_id="find")
-        trouble = gr.Markdown(visible=False, elem_classes="message", elem_id="trouble")
+        trouble = gr.Markdown(visible=False, elem_id="trouble")
         hits = gr.Dataframe(
             headers=["rank", "sentence", "cosine", "rank at full depth"],
             datatype=["number", "str", "str", "number"],
@@ -123,13 +128,18 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
         for slider in (theta, first):
             slider.input(lambda: SET, outputs=rule, show_progress="hidden", queue=False)
         # One at a time, whoever asks: two would spoil each other's timing.
-        alone: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+        alone: dict[str, Any] = {
+            "concurrency_id": "model",
+            "concurrency_limit": 1,
+            "api_visibility": "private",
+        }
         gr.on(
             [page.load, encode.click, theta.release, first.release, rule.input],
             handlers.encode,
             [texts, *settings],
             shown,
             trigger_mode="always_last",
+            api_visibility="private",
             **alone,
         )
         gr.on(
@@ -138,6 +148,7 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
             [query, *settings],
             answer,
             trigger_mode="always_last",
+            api_visibility="private",
             **alone,
         )
     return page
@@ -150,7 +161,9 @@ class Handlers:
         self.encoder = encoder
         self.index = index
 
-    def encode(self, pasted: str | None, which: str, theta: float | None, first: float | None) -> Sequence[Any]:
+    def encode(
+        self, pasted: str | None, which: str, theta: float | None, first: float | None
+    ) -> Sequence[Any]:
         """Updates of message, results, summary, table and curves."""
 
         def work() -> Sequence[Any]:
@@ -167,7 +180,9 @@ class Handlers:
 
         return _answer(work, (gr.Column(visible=False), "", [], None))
 
-    def search(self, query: str | None, which: str, theta: float | None, first: float | None) -> Sequence[Any]:
+    def search(
+        self, query: str | None, which: str, theta: float | None, first: float | None
+    ) -> Sequence[Any]:
         """Updates of message, table of hits, and what is said of the query."""
 
         def work() -> Sequence[Any]:
