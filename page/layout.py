@@ -27,7 +27,9 @@ He said that she had known that they would not come.
 Colorless green ideas sleep furiously, while the parrot, unimpressed, files its taxes."""
 SIDE = 320  # pixels below which columns stand one under the other
 CSS = """
-#message, #trouble {border-left: 4px solid #c2410c; padding: 0.6rem 0.8rem; background: rgba(194, 65, 12, 0.08)}
+#message, #trouble {
+  border-left: 4px solid #c2410c; padding: 0.6rem 0.8rem; background: rgba(194, 65, 12, 0.08);
+}
 #table td, #table th, #hits td, #hits th {font-family: var(--font)}
 """
 FAILED = "Something went wrong on our side, and it is in the program's log. Please try once more."
