@@ -1,8 +1,8 @@
 """Fine-tune a LEAP model with sentence-transformers and keep its exits open.
 
-A task's loss moves the last layer and asks nothing of those before it: they fall behind, their texts no longer
-pass the threshold, or pass it with a stale embedding. `ExitAwareLoss` adds the L_exit term that the model was
-trained with, towards its own last layer as that moves.
+A task's loss moves the last layer and asks nothing of those before it: they fall behind, their texts no
+longer pass the threshold, or pass it with a stale embedding. `ExitAwareLoss` adds the L_exit term that the
+model was trained with, towards its own last layer as that moves.
 """
 
 import tempfile
@@ -62,6 +62,7 @@ class ExitAwareLoss(nn.Module):
     def __init__(self, model: SentenceTransformer, task: nn.Module, exit_weight: float) -> None:
         super().__init__()
         self.model = model
+        self.network = model[0].auto_model
         self.task = task
         self.exit_weight = exit_weight
 
@@ -73,9 +74,8 @@ class ExitAwareLoss(nn.Module):
             labels: (B,) scores, for losses that have them.
         """
         embeddings, layers = [], []
-        network = self.model.transformers_model
         # Through the whole model, as it may be wrapped for several devices; the hook reads what that drops.
-        hook = network.register_forward_hook(
+        hook = self.network.register_forward_hook(
             lambda _module, _args, output: layers.append(output.layer_embeddings)
         )
         try:
@@ -96,7 +96,7 @@ class ExitAwareLoss(nn.Module):
 def finetune(
     source: str, pairs: Pairs, folder: Path, settings: FineTuning, device: str | None = None
 ) -> float:
-    """Fine-tune a model on pairs and save it, to be loaded as the one it came from; the loss of the last step.
+    """Fine-tune a model on pairs and save it, to be loaded as the one it came from.
 
     Pairs with scores train CoSENT, those without in-batch negatives.
 
@@ -106,6 +106,9 @@ def finetune(
         folder: replaced as a whole when all is done.
         settings: how.
         device: torch's name of a device; None: the GPU where there is one.
+
+    Returns:
+        The loss of the last steps.
     """
     model = SentenceTransformer(
         source, trust_remote_code=True, device=device, model_kwargs={"dtype": torch.float32}

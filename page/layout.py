@@ -130,11 +130,7 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
         for slider in (theta, first):
             slider.input(lambda: SET, outputs=rule, show_progress="hidden", queue=False)
         # One at a time, whoever asks: two would spoil each other's timing.
-        alone: dict[str, Any] = {
-            "concurrency_id": "model",
-            "concurrency_limit": 1,
-            "api_visibility": "private",
-        }
+        alone: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
         gr.on(
             [page.load, encode.click, theta.release, first.release, rule.input],
             handlers.encode,
