@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -21,6 +24,13 @@ FLAGS = (
 def installed() -> bool:
     """Whether there is a Chromium with its driver."""
     return all(map(shutil.which, ("chromium", "chromedriver")))
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 class Browser:
@@ -64,11 +74,34 @@ class Browser:
             metrics["height"] = self.driver.execute_script("return document.documentElement.scrollHeight")
             self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
-    def requests(self) -> list[str]:
-        """The addresses asked for since the last call."""
+    def reaches(self, address: str) -> bool:
+        """Whether there is a page at this address."""
+        try:
+            self.driver.get(address)
+        except WebDriverException:
+            return False
+        return True
+
+    def settle(self) -> None:
+        """Let what moves come to rest."""
+        self.wait(lambda: "processing" not in self.driver.page_source)
+        time.sleep(0.5)  # Gradio's own fading
+
+    def cells(self, table: str, column: int) -> list[str]:
+        """A column, from 1, of a table of Gradio, as shown; empty while it is drawn anew."""
+        script = (
+            "return [...document.querySelectorAll(arguments[0] + ' tbody tr')]"
+            ".map(row => row.children[arguments[1] - 1]).filter(cell => cell && cell.offsetParent)"
+            ".map(cell => cell.innerText.trim())"
+        )
+        return self.driver.execute_script(script, table, column)
+
+    def outside(self) -> list[str]:
+        """The addresses asked for since the last call that are not on this machine."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-        return [event["request"]["url"] for event in sent]
+        urls = [event["request"]["url"] for event in sent]
+        return [url for url in urls if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))]
 
 
 @contextmanager
