@@ -6,7 +6,8 @@ model was trained with, towards its own last layer as that moves.
 """
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,20 +74,36 @@ class ExitAwareLoss(nn.Module):
             sentence_features: of each column of texts, what the model takes.
             labels: (B,) scores, for losses that have them.
         """
-        embeddings, layers = [], []
-        # Through the whole model, as it may be wrapped for several devices; the hook reads what that drops.
-        hook = self.network.register_forward_hook(
-            lambda _module, _args, output: layers.append(output.layer_embeddings)
-        )
-        try:
+        embeddings = []
+        with self._layers() as layers:
             for features in sentence_features:
+                # Through the whole model, as it may be wrapped for several devices.
                 output = self.model({**features, "output_layer_embeddings": True})
                 embeddings.append(output["sentence_embedding"])
-        finally:
-            hook.remove()
         loss = self.task.compute_loss_from_embeddings(embeddings, labels)
         # Of this objective the layers below the first exit count too: the rule compares it with them.
         return loss + self.exit_weight * exit_to_own_final(torch.cat(layers), LEAP, LEAP.slope)
+
+    @contextmanager
+    def _layers(self) -> Iterator[list[Tensor]]:
+        """Collect the (B, L, H) layer embeddings of every call of the network.
+
+        sentence-transformers keeps only the token states of its output, and calls `forward` by name, which
+        hooks do not see.
+        """
+        layers: list[Tensor] = []
+        forward = self.network.forward
+
+        def recording(*args: Any, **kwargs: Any) -> Any:
+            output = forward(*args, **kwargs)
+            layers.append(output.layer_embeddings)
+            return output
+
+        self.network.forward = recording
+        try:
+            yield layers
+        finally:
+            del self.network.forward  # of the instance; its class's is there again
 
     def get_config_dict(self) -> dict[str, Any]:
         """For the trainer's model card."""
