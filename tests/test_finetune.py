@@ -28,8 +28,9 @@ TOGETHER = [{"anchor": a, "positive": b} for a, b, _ in eval_toys.PAIRS]
 
 @pytest.fixture
 def model(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> Path:
-    """A toy as it is released."""
-    write_model(tmp_path / "toy", make_tiny_model(**eval_toys.RULE), eval_toys.toy_tokenizer(), 32)
+    """A toy as it is released; like the model, without dropout."""
+    toy = make_tiny_model(**eval_toys.RULE, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    write_model(tmp_path / "toy", toy, eval_toys.toy_tokenizer(), 32)
     return tmp_path / "toy"
 
 
