@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
-from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -33,6 +33,18 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def wait_for(port: int, server: subprocess.Popen[str], seconds: float = 240) -> None:
+    """Wait until the server listens; an AssertionError if it ends or takes too long."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        assert server.poll() is None, "the server has ended"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.5)
+    raise AssertionError(f"nothing listens on port {port} after {seconds} seconds")
+
+
 class Browser:
     """A browser with the few steps that the tests take."""
 
@@ -48,7 +60,7 @@ class Browser:
         found = self.driver.find_elements(By.CSS_SELECTOR, selector)
         return found[0].text if found and found[0].is_displayed() else ""
 
-    def wait(self, condition: Callable[[], Any], seconds: float = 60) -> Any:
+    def wait(self, condition: Callable[[], Any], seconds: float = 120) -> Any:
         """What `condition` returns once it is true."""
         return WebDriverWait(self.driver, seconds, 0.2).until(lambda _: condition())
 
@@ -73,14 +85,6 @@ class Browser:
         if height is None:
             metrics["height"] = self.driver.execute_script("return document.documentElement.scrollHeight")
             self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-    def reaches(self, address: str) -> bool:
-        """Whether there is a page at this address."""
-        try:
-            self.driver.get(address)
-        except WebDriverException:
-            return False
-        return True
 
     def settle(self) -> None:
         """Let what moves come to rest."""

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("gradio", reason="pip install -r requirements-app.txt")
 pytest.importorskip("selenium", reason="pip install -r requirements-integrations.txt")
 
-from browser import Browser, browser, free_port, installed
+from browser import Browser, browser, free_port, installed, wait_for
 
 pytestmark = [
     pytest.mark.integrations,
@@ -39,6 +39,7 @@ def address(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             stderr=subprocess.STDOUT,
         )
     try:
+        wait_for(port, server)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
@@ -47,9 +48,8 @@ def address(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def window(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with browser(tmp_path_factory.mktemp("profile")) as window:
-        window.wait(lambda: window.reaches(address), 120)
         yield window
 
 
@@ -135,7 +135,7 @@ def test_long_and_odd_texts(page: Browser, look: Callable[..., None]) -> None:
     long = "A long text about $5 and $6, <b>bold</b> claims & <script>alert(1)</script>. " * 40
     page.type("#texts textarea", f"{long}\nshort\n{'supercalifragilistic' * 12}\n日本語のテキスト 🙂")
     page.find("#encode").click()
-    page.wait(lambda: page.text("#summary").startswith("4 texts leave"), 120)
+    page.wait(lambda: page.text("#summary").startswith("4 texts leave"))
     assert "1 text was longer than the model reads and cut to 256 tokens" in page.text("#summary")
     look()
 
