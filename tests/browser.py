@@ -96,7 +96,7 @@ class Browser:
         script = (
             "return [...document.querySelectorAll(arguments[0] + ' tbody tr')]"
             ".map(row => row.children[arguments[1] - 1]).filter(cell => cell && cell.offsetParent)"
-            ".map(cell => cell.innerText.trim())"
+            ".map(cell => cell.innerText.trim()).filter(text => text)"  # Gradio measures by an empty row
         )
         return self.driver.execute_script(script, table, column)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import eval_toys
@@ -9,68 +10,43 @@ import numpy as np
 import pytest
 
 pytestmark = pytest.mark.integrations
-mteb = pytest.importorskip("mteb", reason="pip install -r requirements-integrations.txt")
+from eval.data import load_retrieval, load_sts
+from eval.encode import load_encoder
+from eval.errors import UsageError
+from eval.retrieval import evaluate_retrieval
+from eval.sts import evaluate_sts
+from modeling_leap import LeapModel
 
-from datasets import Dataset  # noqa: E402
-from mteb.abstasks import AbsTaskRetrieval, AbsTaskSTS  # noqa: E402
-from mteb.abstasks.task_metadata import TaskMetadata  # noqa: E402
-from mteb.models import EncoderProtocol  # noqa: E402
-
-from eval.data import RetrievalData, StsData, load_retrieval, load_sts  # noqa: E402
-from eval.encode import load_encoder  # noqa: E402
-from eval.errors import UsageError  # noqa: E402
-from eval.mteb_model import NAME, main  # noqa: E402
-from eval.retrieval import evaluate_retrieval  # noqa: E402
-from eval.sts import evaluate_sts  # noqa: E402
-from modeling_leap import LeapModel  # noqa: E402
+NAME = "leap/LEAP-MiniLM-L6"
 
 
-def metadata(name: str, kind: str, score: str) -> TaskMetadata:
-    return TaskMetadata(
-        name=name,
-        dataset={"path": "local/data", "revision": "1"},
-        description="a local set",
-        type=kind,
-        category="t2t",
-        eval_splits=["test"],
-        eval_langs=["eng-Latn"],
-        main_score=score,
-    )
+@pytest.fixture(scope="module")
+def mteb() -> ModuleType:
+    """mteb with LEAP among its models."""
+    mteb = pytest.importorskip("mteb", reason="pip install -r requirements-integrations.txt")
+    import eval.mteb_model  # noqa: F401
+
+    return mteb
 
 
-class LocalSts(AbsTaskSTS):
-    """Sentence pairs that are on this machine."""
+def local_sts(source: str) -> Any:
+    from mteb_tasks import LocalSts
 
-    metadata = metadata("LocalSTS", "STS", "cosine_spearman")
-    pairs: StsData
-
-    def load_data(self, **_: Any) -> None:
-        rows = {
-            "sentence1": self.pairs.first,
-            "sentence2": self.pairs.second,
-            "score": self.pairs.scores.tolist(),
-        }
-        self.dataset, self.data_loaded = {"test": Dataset.from_dict(rows)}, True
+    task = LocalSts()
+    task.pairs = load_sts(source)
+    return task
 
 
-class LocalRetrieval(AbsTaskRetrieval):
-    """A retrieval set that is on this machine."""
+def local_retrieval(source: str) -> Any:
+    from mteb_tasks import LocalRetrieval
 
-    metadata = metadata("LocalRetrieval", "Retrieval", "ndcg_at_10")
-    ignore_identical_ids = True
-    found: RetrievalData
-
-    def load_data(self, **_: Any) -> None:
-        def texts(rows: dict[str, str]) -> Dataset:
-            return Dataset.from_list([{"id": name, "text": text} for name, text in rows.items()])
-
-        split = {"corpus": texts(self.found.documents), "queries": texts(self.found.queries)}
-        split |= {"relevant_docs": self.found.qrels, "top_ranked": None}
-        self.dataset, self.data_loaded = {"default": {"test": split}}, True
+    task = LocalRetrieval()
+    task.found = load_retrieval(source)
+    return task
 
 
-def run(model: Any, task: Any, cache: Any = None) -> float:
-    done = mteb.evaluate(model, [task], cache=cache, co2_tracker=False, show_progress_bar=False)
+def run(mteb: ModuleType, model: Any, task: Any) -> float:
+    done = mteb.evaluate(model, [task], cache=None, co2_tracker=False, show_progress_bar=False)
     return done.task_results[0].get_score()
 
 
@@ -80,18 +56,18 @@ def folder(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> str:
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> LocalSts:
-    task = LocalSts()
-    task.pairs = load_sts(str(eval_toys.write_pairs(tmp_path / "pairs.csv")))
-    return task
+def task(mteb: ModuleType, tmp_path: Path) -> Any:
+    return local_sts(str(eval_toys.write_pairs(tmp_path / "pairs.csv")))
 
 
 @pytest.mark.parametrize("theta", ["config", 0.3, [None, 0.2, 0.4, None, 0.5, None], None])
-def test_scores_and_layers_are_ours(folder: str, task: LocalSts, theta: Any) -> None:
+def test_scores_and_layers_are_ours(mteb: ModuleType, folder: str, task: Any, theta: Any) -> None:
+    from mteb.models import EncoderProtocol
+
     model = mteb.get_model(NAME, source=folder, exit_threshold=theta)
     assert isinstance(model, EncoderProtocol)
     assert np.isnan(model.mean_exit_layer)
-    score = run(model, task)
+    score = run(mteb, model, task)
     ours = evaluate_sts(load_encoder(folder), task.pairs, exit_threshold=theta)
     expected = ours["exits"] or ours["full_depth"]
     assert score == pytest.approx(expected["spearman"], abs=1e-4)
@@ -99,7 +75,7 @@ def test_scores_and_layers_are_ours(folder: str, task: LocalSts, theta: Any) -> 
     assert model.exit_histogram.sum() == 12
 
 
-def test_results_of_each_rule_are_kept_apart(folder: str) -> None:
+def test_results_of_each_rule_are_kept_apart(mteb: ModuleType, folder: str) -> None:
     names = {
         mteb.get_model(NAME, source=folder, **rule).mteb_model_meta.experiment_name
         for rule in ({}, {"exit_threshold": None}, {"exit_threshold": 0.9}, {"min_exit_layer": 4})
@@ -108,22 +84,23 @@ def test_results_of_each_rule_are_kept_apart(folder: str) -> None:
     assert all(name and "exit_threshold" in name for name in names)
 
 
-def test_retrieval(folder: str, tmp_path: Path) -> None:
-    task = LocalRetrieval()
-    task.found = load_retrieval(str(eval_toys.write_beir(tmp_path / "beir")))
+def test_retrieval(mteb: ModuleType, folder: str, tmp_path: Path) -> None:
+    task = local_retrieval(str(eval_toys.write_beir(tmp_path / "beir")))
     model = mteb.get_model(NAME, source=folder)
-    assert 0 < run(model, task) <= 1
+    assert 0 < run(mteb, model, task) <= 1
     assert 2 <= model.mean_exit_layer < 6
 
 
-def test_a_wrong_threshold_is_said_before_work(folder: str) -> None:
+def test_a_wrong_threshold_is_said_before_work(mteb: ModuleType, folder: str) -> None:
     with pytest.raises(UsageError, match="exit_threshold must be"):
         mteb.get_model(NAME, source=folder, exit_threshold=7)
 
 
 def test_command_line_sets_the_threshold(
-    folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mteb: ModuleType, folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from eval.mteb_model import main
+
     seen = {}
 
     def mtebs_own() -> None:
@@ -145,26 +122,24 @@ def test_command_line_sets_the_threshold(
 @pytest.mark.slow
 @pytest.mark.real_weights
 @pytest.mark.parametrize("theta", ["config", None])
-def test_stsb_to_four_digits(repo_root: Path, theta: Any) -> None:
-    task = LocalSts()
+def test_stsb_to_four_digits(mteb: ModuleType, repo_root: Path, theta: Any) -> None:
     try:
-        task.pairs = load_sts("stsb")
+        task = local_sts("stsb")
     except UsageError:
         pytest.skip("no real data: set LEAP_DATA")
     model = mteb.get_model(NAME, source=str(repo_root), exit_threshold=theta)
     ours = evaluate_sts(load_encoder(str(repo_root)), task.pairs, exit_threshold=theta)
     expected = ours["exits"] or ours["full_depth"]
-    assert run(model, task) == pytest.approx(expected["spearman"], abs=5e-5)
+    assert run(mteb, model, task) == pytest.approx(expected["spearman"], abs=5e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.real_weights
-def test_scifact_to_four_digits(repo_root: Path) -> None:
-    task = LocalRetrieval()
+def test_scifact_to_four_digits(mteb: ModuleType, repo_root: Path) -> None:
     try:
-        task.found = load_retrieval("scifact")
+        task = local_retrieval("scifact")
     except UsageError:
         pytest.skip("no real data: set LEAP_DATA")
     model = mteb.get_model(NAME, source=str(repo_root), exit_threshold=None)
     ours = evaluate_retrieval(load_encoder(str(repo_root)), task.found, exit_threshold=None)
-    assert run(model, task) == pytest.approx(ours["full_depth"]["ndcg@10"], abs=5e-4)
+    assert run(mteb, model, task) == pytest.approx(ours["settings"]["full_depth"]["ndcg@10"], abs=5e-4)

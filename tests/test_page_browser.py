@@ -1,5 +1,9 @@
-"""The page as a visitor sees it, in a headless Chromium; with LEAP_SHOTS=FOLDER it leaves pictures there."""
+"""The page as a visitor sees it, in a headless Chromium; with LEAP_SHOTS=FOLDER it leaves pictures there.
 
+That in docs/: LEAP_SHOTS=docs python -m pytest -m integrations tests/test_page_browser.py -k first_view
+"""
+
+import io
 import os
 import subprocess
 import sys
@@ -12,6 +16,7 @@ pytest.importorskip("gradio", reason="pip install -r requirements-app.txt")
 pytest.importorskip("selenium", reason="pip install -r requirements-integrations.txt")
 
 from browser import Browser, browser, free_port, installed, wait_for
+from PIL import Image
 
 pytestmark = [
     pytest.mark.integrations,
@@ -63,10 +68,10 @@ def page(window: Browser, address: str) -> Browser:
 
 
 @pytest.fixture
-def look(page: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[[int], None]]:
-    """A function of the width in pixels that takes a picture of the whole page and holds it to be one."""
+def look(page: Browser) -> Callable[..., None]:
+    """A function of a name and a width in pixels that takes a picture of the whole page."""
 
-    def take(width: int = DESKTOP) -> None:
+    def take(name: str, width: int = DESKTOP) -> None:
         page.resize(width)
         page.settle()
         picture = page.driver.get_screenshot_as_png()
@@ -74,9 +79,11 @@ def look(page: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[[in
         folder = os.environ.get("LEAP_SHOTS")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            (Path(folder) / f"{request.node.name.removeprefix('test_')}.png").write_bytes(picture)
+            # 64 colours: a third of the size, and nobody sees the difference on such a page.
+            flat = Image.open(io.BytesIO(picture)).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+            flat.save(Path(folder) / f"{name}.png", optimize=True)
 
-    yield take
+    return take
 
 
 def layers(page: Browser) -> list[int]:
@@ -91,7 +98,7 @@ def test_first_view(page: Browser, look: Callable[..., None]) -> None:
     assert page.find("#curves img").size["height"] > 150
     assert page.cells("#hits", 2)[0].startswith(("If you cannot log in", "To change your password"))
     assert page.outside() == []
-    look()
+    look("app")
 
 
 def test_theta_moved(page: Browser, look: Callable[..., None]) -> None:
@@ -102,7 +109,7 @@ def test_theta_moved(page: Browser, look: Callable[..., None]) -> None:
     page.find("#theta input[type=range]").send_keys(LEFT * 60)  # 60 steps of 0.005
     page.wait(lambda: layers(page) == [3] * 6)
     page.wait(lambda: "layer 3 of 6" in page.text("#found"))
-    look()
+    look("theta")
     page.find("#rule label").click()
     page.wait(lambda: layers(page) != [3] * 6)
 
@@ -115,7 +122,7 @@ def test_no_text(page: Browser, look: Callable[..., None]) -> None:
     page.type("#query textarea", " ")
     page.find("#find").click()
     assert page.wait(lambda: page.text("#trouble")) == "There is no query yet: type one."
-    look()
+    look("no_text")
     page.type("#texts textarea", "Hello!")  # and it goes on
     page.find("#encode").click()
     page.wait(lambda: page.text("#summary").startswith("1 text leaves"))
@@ -137,13 +144,13 @@ def test_long_and_odd_texts(page: Browser, look: Callable[..., None]) -> None:
     page.find("#encode").click()
     page.wait(lambda: page.text("#summary").startswith("4 texts leave"))
     assert "1 text was longer than the model reads and cut to 256 tokens" in page.text("#summary")
-    look()
+    look("long")
 
 
 def test_theta_out_of_range(page: Browser, look: Callable[..., None]) -> None:
     page.type(THETA, "7", TAB)
     page.wait(lambda: page.find(THETA).get_attribute("value") == "1" or page.text("#message, .toast-body"))
-    look()
+    look("out_of_range")
     assert "Traceback" not in page.driver.page_source
 
 
@@ -152,4 +159,4 @@ def test_on_a_phone(page: Browser, look: Callable[..., None]) -> None:
     page.settle()
     wide = page.driver.execute_script("return document.documentElement.scrollWidth")
     assert wide <= PHONE, f"it has to be scrolled sideways: {wide} pixels wide"
-    look(PHONE)
+    look("phone", PHONE)
