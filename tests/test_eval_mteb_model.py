@@ -9,13 +9,14 @@ import eval_toys
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.integrations
 from eval.data import load_retrieval, load_sts
 from eval.encode import load_encoder
 from eval.errors import UsageError
 from eval.retrieval import evaluate_retrieval
 from eval.sts import evaluate_sts
 from modeling_leap import LeapModel
+
+pytestmark = pytest.mark.integrations
 
 NAME = "leap/LEAP-MiniLM-L6"
 
