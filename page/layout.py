@@ -34,7 +34,19 @@ CSS = """
 """
 FAILED = "Something went wrong on our side, and it is in the program's log. Please try once more."
 
+LOWEST, HIGHEST = 0.5, 1.0  # theta of the slider
+
 logger = logging.getLogger(__name__)
+
+
+class Slider(gr.Slider):
+    """A slider whose typed numbers come through as they are: Gradio's own error would hide all results."""
+
+    is_template = True  # to the browser it is a slider as any other
+
+    def preprocess(self, payload: float) -> float:
+        """Give the number as it was sent."""
+        return payload
 
 
 def theme() -> gr.themes.Base:
@@ -71,16 +83,16 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
                     label="Exit rule",
                     elem_id="rule",
                 )
-                theta = gr.Slider(
-                    0.5,
-                    1,
+                theta = Slider(
+                    LOWEST,
+                    HIGHEST,
                     value=own.theta if isinstance(own.theta, float) else 0.95,
                     step=0.005,
                     label="theta",
                     info="lower: texts leave earlier",
                     elem_id="theta",
                 )
-                first = gr.Slider(
+                first = Slider(
                     own.patience + 1,
                     encoder.depth,
                     value=own.first_layer,
@@ -201,6 +213,11 @@ class Handlers:
             return make_rule(self.encoder)
         if theta is None or first is None:
             raise UsageError("theta and l_min must be numbers: type them, or move the sliders.")
+        if not LOWEST <= theta <= HIGHEST:
+            raise UsageError(f"theta must lie between {LOWEST:g} and {HIGHEST:g}; {theta:g} does not.")
+        lowest, highest = self.encoder.model.config.exit_patience + 1, self.encoder.depth
+        if not lowest <= first <= highest:
+            raise UsageError(f"l_min must be a layer from {lowest} to {highest}; {first:g} is none.")
         return make_rule(self.encoder, float(theta), round(first))
 
 

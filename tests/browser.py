@@ -105,7 +105,11 @@ class Browser:
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
         urls = [event["request"]["url"] for event in sent]
-        return [url for url in urls if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))]
+        return [
+            url
+            for url in urls
+            if url.startswith(("http:", "https:", "ws:", "wss:")) and "//127.0.0.1:" not in url
+        ]
 
 
 @contextmanager

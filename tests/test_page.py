@@ -165,18 +165,18 @@ def test_fields_in_updates_out(layout: ModuleType, encoder: Encoder) -> None:
     assert len(figure.axes[0].lines) == 4  # a curve and a dot each
     *_, rows, _ = handlers.encode("a cat", layout.SET, 1.0, 3)
     assert rows[0][3] == 6
-    trouble, hits, told = handlers.search("a cat", layout.SET, -0.5, 3)
+    trouble, hits, told = handlers.search("a cat", layout.SET, 1.0, 3)
     assert not trouble.visible and hits.visible
-    assert told == "The query left at layer **3** of 6."
+    assert told == "The query left at layer **6** of 6."
 
 
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
         (("", "own", 0.9, 3), "no text yet"),
-        (("a cat", "set", 7.0, 3), "exit_threshold must be"),
+        (("a cat", "set", 7.0, 3), "theta must lie between 0.5 and 1; 7 does not"),
         (("a cat", "set", None, 3), "must be numbers"),
-        (("a cat", "set", 0.9, 9), "min_exit_layer must be"),
+        (("a cat", "set", 0.9, 9), "l_min must be a layer from 2 to 6; 9 is none"),
     ],
 )
 def test_a_message_for_what_is_wrong(
