@@ -30,7 +30,7 @@ CSS = """
 #message, #trouble {
   border-left: 4px solid #c2410c; padding: 0.6rem 0.8rem; background: rgba(194, 65, 12, 0.08);
 }
-#table td, #table th, #hits td, #hits th {font-family: var(--font)}
+#table *, #hits * {font-family: var(--font)}
 """
 FAILED = "Something went wrong on our side, and it is in the program's log. Please try once more."
 
@@ -139,12 +139,13 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
         settings = [rule, theta, first]
         shown = [message, results, summary, table, curves]
         answer = [trouble, hits, found]
+        # Not on release, which the keyboard does not cause; of a drag's many changes the last one counts.
         for slider in (theta, first):
             slider.input(lambda: SET, outputs=rule, show_progress="hidden", queue=False)
         # One at a time, whoever asks: two would spoil each other's timing.
         alone: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
         gr.on(
-            [page.load, encode.click, theta.release, first.release, rule.input],
+            [page.load, encode.click, theta.change, first.change, rule.change],
             handlers.encode,
             [texts, *settings],
             shown,
@@ -153,7 +154,7 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
             **alone,
         )
         gr.on(
-            [page.load, find.click, query.submit, theta.release, first.release, rule.input],
+            [page.load, find.click, query.submit, theta.change, first.change, rule.change],
             handlers.search,
             [query, *settings],
             answer,

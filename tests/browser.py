@@ -94,11 +94,11 @@ class Browser:
     def cells(self, table: str, column: int) -> list[str]:
         """A column, from 1, of a table of Gradio, as shown; empty while it is drawn anew."""
         script = (
-            "return [...document.querySelectorAll(arguments[0] + ' tbody tr')]"
-            ".map(row => row.children[arguments[1] - 1]).filter(cell => cell && cell.offsetParent)"
-            ".map(cell => cell.innerText.trim()).filter(text => text)"  # Gradio measures by an empty row
+            "return [...document.querySelectorAll(arguments[0])].filter(cell => cell.offsetParent)"
+            ".map(cell => cell.innerText.trim())"
         )
-        return self.driver.execute_script(script, table, column)
+        selector = f'{table} [data-testid^="cell-"][data-testid$="-{column - 1}"]'
+        return self.driver.execute_script(script, selector)
 
     def outside(self) -> list[str]:
         """The addresses asked for since the last call that are not on this machine."""
