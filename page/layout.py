@@ -181,7 +181,13 @@ class Handlers:
             texts, rule = split_texts(pasted), self._rule(which, theta, first)
             found = analyse(self.encoder, texts, rule)
             rows = [
-                [number, text, f"{tokens} (cut)" if cut else int(tokens), int(layer), f"{fidelity:.4f}"]
+                [
+                    number,
+                    shorten(text),
+                    f"{tokens} (cut)" if cut else int(tokens),
+                    int(layer),
+                    f"{fidelity:.4f}",
+                ]
                 for number, (text, tokens, cut, layer, fidelity) in enumerate(
                     zip(texts, found.tokens, found.cut, found.layers, found.fidelity, strict=True), start=1
                 )
@@ -220,6 +226,11 @@ class Handlers:
         if not lowest <= first <= highest:
             raise UsageError(f"l_min must be a layer from {lowest} to {highest}; {first:g} is none.")
         return make_rule(self.encoder, float(theta), round(first))
+
+
+def shorten(text: str, width: int = 120) -> str:
+    """A text as the table shows it."""
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _answer(work: Callable[[], Sequence[Any]], nothing: Sequence[Any]) -> Sequence[Any]:

@@ -2,6 +2,7 @@
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator
 
 from page.analysis import Analysis, Rule
@@ -25,7 +26,7 @@ def plot_curves(found: Analysis, rule: Rule) -> Figure:
             found.cosines[row, first - 1 :],
             color=colour,
             linewidth=1.6 if named else 0.8,
-            label=_shorten(f"{row + 1}. {found.texts[row]}") if named else None,
+            label=_label(row + 1, found.texts[row]) if named else None,
             zorder=3 if named else 2,
         )
         left = found.layers[row]
@@ -48,6 +49,10 @@ def plot_curves(found: Analysis, rule: Rule) -> Figure:
     return figure
 
 
-def _shorten(text: str, width: int = 34) -> str:
-    # Two dollar signs would be set as a formula.
-    return (text if len(text) <= width else text[: width - 1] + "…").replace("$", r"\$")
+def _label(number: int, text: str, width: int = 34) -> str:
+    """The number and the beginning of the text; the number alone where the font lacks a letter of it."""
+    start = text if len(text) <= width else text[: width - 1] + "…"
+    letters = get_font(findfont(FontProperties())).get_charmap()
+    if any(ord(letter) not in letters for letter in start):
+        return f"text {number}"
+    return f"{number}. {start}".replace("$", r"\$")  # two dollar signs would be set as a formula

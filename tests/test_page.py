@@ -163,7 +163,11 @@ def test_fields_in_updates_out(layout: ModuleType, encoder: Encoder) -> None:
     assert [row[1] for row in rows] == ["a cat", "the dog ran"]
     assert [row[3] for row in rows] == encode(encoder, ["a cat", "the dog ran"]).exit_layers.tolist()
     assert len(figure.axes[0].lines) == 4  # a curve and a dot each
-    *_, rows, _ = handlers.encode("a cat", layout.SET, 1.0, 3)
+    *_, rows, figure = handlers.encode("a cat " * 100 + "\n日本 $5 $6", layout.SET, 1.0, 3)
+    assert len(rows[0][1]) == 120
+    assert rows[0][2] == "40 (cut)"
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert names == ["1. a cat a cat a cat a cat a cat a c…", "text 2", "theta"]
     assert rows[0][3] == 6
     trouble, hits, told = handlers.search("a cat", layout.SET, 1.0, 3)
     assert not trouble.visible and hits.visible
