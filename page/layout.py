@@ -30,7 +30,11 @@ CSS = """
 #message, #trouble {
   border-left: 4px solid #c2410c; padding: 0.6rem 0.8rem; background: rgba(194, 65, 12, 0.08);
 }
-#table *, #hits * {font-family: var(--font)}
+#table *, #hits * {font-family: var(--font); overflow-wrap: normal; word-break: normal}
+@media (max-width: 600px) {
+  #table [role=gridcell] *, #table th *, #hits [role=gridcell] *, #hits th * {font-size: 12px}
+  #table .cell-wrap, #hits .cell-wrap {padding-left: 3px; padding-right: 3px}
+}
 """
 FAILED = "Something went wrong on our side, and it is in the program's log. Please try once more."
 
@@ -109,7 +113,7 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
                     table = gr.Dataframe(
                         headers=["", "text", "tokens", "layer", "cosine to full depth"],
                         datatype=["number", "str", "number", "number", "str"],
-                        column_widths=["6%", "46%", "13%", "12%", "23%"],
+                        column_widths=["9%", "40%", "18%", "14%", "19%"],
                         interactive=False,
                         wrap=True,
                         max_height=420,
@@ -128,7 +132,7 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
         hits = gr.Dataframe(
             headers=["rank", "sentence", "cosine", "rank at full depth"],
             datatype=["number", "str", "str", "number"],
-            column_widths=["10%", "56%", "14%", "20%"],
+            column_widths=["13%", "49%", "18%", "20%"],
             interactive=False,
             wrap=True,
             show_label=False,
@@ -188,7 +192,7 @@ class Handlers:
                     int(layer),
                     f"{fidelity:.4f}",
                 ]
-                for number, (text, tokens, cut, layer, fidelity) in enumerate(
+                for number, (text, tokens, cut, layer, kept) in enumerate(
                     zip(texts, found.tokens, found.cut, found.layers, found.fidelity, strict=True), start=1
                 )
             ]
