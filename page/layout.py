@@ -190,7 +190,7 @@ class Handlers:
                     shorten(text),
                     f"{tokens} (cut)" if cut else int(tokens),
                     int(layer),
-                    f"{fidelity:.4f}",
+                    f"{kept:.4f}",
                 ]
                 for number, (text, tokens, cut, layer, kept) in enumerate(
                     zip(texts, found.tokens, found.cut, found.layers, found.fidelity, strict=True), start=1
