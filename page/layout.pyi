@@ -54,17 +54,16 @@ class Slider(gr.Slider):
         return payload
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
-
 
 def theme() -> gr.themes.Base:
     """Gradio's default colours in fonts of the visitor's machine: nothing is fetched from elsewhere."""
     return gr.themes.Default(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "Consolas", "monospace"]
     )
-
 
 def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
     """The page.
@@ -174,7 +173,6 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
         )
     return page
 
-
 class Handlers:
     """What the page does on a click: values of its fields in, updates of its parts out."""
 
@@ -237,11 +235,9 @@ class Handlers:
             raise UsageError(f"l_min must be a layer from {lowest} to {highest}; {first:g} is none.")
         return make_rule(self.encoder, float(theta), round(first))
 
-
 def shorten(text: str, width: int = 120) -> str:
     """A text as the table shows it."""
     return text if len(text) <= width else text[: width - 1] + "…"
-
 
 def _answer(work: Callable[[], Sequence[Any]], nothing: Sequence[Any]) -> Sequence[Any]:
     """What `work` returns, after a hidden message; or `nothing`, after a message of what went wrong."""
@@ -252,7 +248,6 @@ def _answer(work: Callable[[], Sequence[Any]], nothing: Sequence[Any]) -> Sequen
     except Exception:  # whatever it is, a visitor is to see no stack trace
         logger.exception("the page failed")
         return gr.Markdown(FAILED, visible=True), *nothing
-
 
 def launch(page: gr.Blocks, host: str, port: int | None, *, block: bool = True) -> str:
     """Serve the page; its address.

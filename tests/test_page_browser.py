@@ -79,8 +79,12 @@ def look(page: Browser) -> Callable[..., None]:
         folder = os.environ.get("LEAP_SHOTS")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            # 64 colours: a third of the size, and nobody sees the difference on such a page.
-            flat = Image.open(io.BytesIO(picture)).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+            # 256 colours: half the size, and nobody sees the difference on such a page.
+            flat = (
+                Image.open(io.BytesIO(picture))
+                .convert("RGB")
+                .quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            )
             flat.save(Path(folder) / f"{name}.png", optimize=True)
 
     return take
