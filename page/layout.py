@@ -43,16 +43,6 @@ LOWEST, HIGHEST = 0.5, 1.0  # theta of the slider
 logger = logging.getLogger(__name__)
 
 
-class Slider(gr.Slider):
-    """A slider whose typed numbers come through as they are: Gradio's own error would hide all results."""
-
-    is_template = True  # to the browser it is a slider as any other
-
-    def preprocess(self, payload: float) -> float:
-        """Give the number as it was sent."""
-        return payload
-
-
 def theme() -> gr.themes.Base:
     """Gradio's default colours in fonts of the visitor's machine: nothing is fetched from elsewhere."""
     return gr.themes.Default(
@@ -87,7 +77,7 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
                     label="Exit rule",
                     elem_id="rule",
                 )
-                theta = Slider(
+                theta = gr.Slider(
                     LOWEST,
                     HIGHEST,
                     value=own.theta if isinstance(own.theta, float) else 0.95,
@@ -96,7 +86,7 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
                     info="lower: texts leave earlier",
                     elem_id="theta",
                 )
-                first = Slider(
+                first = gr.Slider(
                     own.patience + 1,
                     encoder.depth,
                     value=own.first_layer,
@@ -143,6 +133,9 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
         settings = [rule, theta, first]
         shown = [message, results, summary, table, curves]
         answer = [trouble, hits, found]
+        for slider in (theta, first):
+            # A typed number comes through as it is: Gradio's own error would hide all results.
+            slider.preprocess = lambda payload: payload
         # Not on release, which the keyboard does not cause; of a drag's many changes the last one counts.
         for slider in (theta, first):
             slider.input(lambda: SET, outputs=rule, show_progress="hidden", queue=False)
