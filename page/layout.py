@@ -140,7 +140,11 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
         for slider in (theta, first):
             slider.input(lambda: SET, outputs=rule, show_progress="hidden", queue=False)
         # One at a time, whoever asks: two would spoil each other's timing.
-        alone: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+        alone: dict[str, Any] = {
+            "concurrency_id": "model",
+            "concurrency_limit": 1,
+            "show_progress": "minimal",  # the full one hides what is there
+        }
         gr.on(
             [page.load, encode.click, theta.change, first.change, rule.change],
             handlers.encode,

@@ -1,6 +1,7 @@
 """Debian's Chromium without a screen, for the tests of the page and its picture in docs/."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -88,7 +89,8 @@ class Browser:
 
     def settle(self) -> None:
         """Let what moves come to rest."""
-        self.wait(lambda: "processing" not in self.driver.page_source)
+        shown = "return document.body.innerText"
+        self.wait(lambda: not re.search(r"(processing|queue:.*) \|", self.driver.execute_script(shown)))
         time.sleep(0.5)  # Gradio's own fading
 
     def cells(self, table: str, column: int) -> list[str]:
