@@ -8,11 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-versions lint format clean
+.PHONY: help demo test test-versions test-integrations app lint format clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 # requirements.txt only limits the versions here: the demo does without what training and tests need.
 $(VENV)/.demo: requirements.txt
@@ -42,6 +42,24 @@ test: lint ## lint, then the fast tests
 test-versions: ## the model code with the oldest and the newest torch and transformers, a .venvs/ each
 	$(PYTHON) tests/versions.py
 
+# An environment apart: langchain-huggingface holds huggingface_hub below a major version that is out.
+$(VENV)-integrations/.done: requirements.txt requirements-app.txt requirements-integrations.txt
+	$(PYTHON) -m venv $(VENV)-integrations
+	$(VENV)-integrations/bin/python -m pip install --quiet --requirement requirements-integrations.txt
+	touch $@
+
+test-integrations: $(VENV)-integrations/.done ## LEAP in mteb, LangChain, LlamaIndex and Chroma; the page in Chromium
+	HF_HUB_OFFLINE=1 $(VENV)-integrations/bin/python -m pytest -m "integrations and not slow" \
+		tests/test_integrations.py tests/test_eval_mteb_model.py tests/test_page_browser.py
+
+$(VENV)/.app: requirements.txt requirements-app.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements-app.txt
+	touch $@
+
+app: $(VENV)/.app ## the page to try LEAP on, at http://127.0.0.1:7860
+	HF_HUB_OFFLINE=1 $(BIN)/python app.py
+
 clean: ## remove the environments and caches
-	rm -rf $(VENV) .venvs .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-integrations .venvs .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
