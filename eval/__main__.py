@@ -24,6 +24,7 @@ COMMANDS = {
     "diagnose": "would texts leave early, would it pay, and do depths compare",
     "held_out": "texts that training did not draw, to calibrate and to time with",
     "latency": "time of a batch with exits and without, by batch size and length",
+    "fuzz": "random calls of all kinds: the right vectors or one clear error",
     "card": "model_card.md from results/: a rendering, no evaluation",
 }
 
