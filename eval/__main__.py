@@ -25,6 +25,7 @@ COMMANDS = {
     "held_out": "texts that training did not draw, to calibrate and to time with",
     "latency": "time of a batch with exits and without, by batch size and length",
     "fuzz": "random calls of all kinds: the right vectors or one clear error",
+    "correctness": "fast ways to run the model beside one text at a time, on real texts",
     "card": "model_card.md from results/: a rendering, no evaluation",
 }
 
