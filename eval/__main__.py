@@ -26,6 +26,8 @@ COMMANDS = {
     "latency": "time of a batch with exits and without, by batch size and length",
     "fuzz": "random calls of all kinds: the right vectors or one clear error",
     "correctness": "fast ways to run the model beside one text at a time, on real texts",
+    "endurance": "an hour from several threads: memory, the same vectors, steady speed",
+    "licences": "docs/licences.md from the packages installed: no evaluation",
     "card": "model_card.md from results/: a rendering, no evaluation",
 }
 
