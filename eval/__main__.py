@@ -27,6 +27,7 @@ COMMANDS = {
     "fuzz": "random calls of all kinds: the right vectors or one clear error",
     "correctness": "fast ways to run the model beside one text at a time, on real texts",
     "endurance": "an hour from several threads: memory, the same vectors, steady speed",
+    "reliability": "docs/reliability.md from results/: a rendering, no evaluation",
     "licences": "docs/licences.md from the packages installed: no evaluation",
     "card": "model_card.md from results/: a rendering, no evaluation",
 }
