@@ -244,3 +244,31 @@ def test_other_licences_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "requirements.txt").write_text("nobody-has-this>=1\n")
     with pytest.raises(UsageError, match="nobody-has-this is not installed"):
         licences.run(arguments)
+
+
+# What unpickles, unless it is told not to.
+UNPICKLING = re.compile(r"\b(torch\.load|pickle|joblib|dill|cloudpickle|shelve|marshal)\b|allow_pickle=True")
+
+
+def test_programs_ask_for_safetensors_and_unpickle_nothing(repo_root: Path) -> None:
+    programs = [path for path in tracked(repo_root, "*.py") if "tests" not in path.parts]
+    loading = 0
+    for path in programs:
+        text = path.read_text()
+        tree = ast.parse(text)
+        words = [
+            node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom | ast.Attribute)
+        ]
+        for node in words:
+            assert not UNPICKLING.search(ast.unparse(node)), f"{path}: {ast.unparse(node)}"
+        for node in ast.walk(tree):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            source = ast.unparse(node.func)
+            if source in ("np.load", "numpy.load"):
+                assert "allow_pickle=False" in ast.unparse(node), f"{path}: {ast.unparse(node)}"
+            # Models of transformers; tokenizers and configs are JSON, our own encoders load these.
+            if node.func.attr == "from_pretrained" and re.search(r"(Auto|Leap|Bert)Model\w*\.", source):
+                loading += 1
+                assert "use_safetensors" in text, f"{path}: {ast.unparse(node)}"
+    assert loading >= 3, "the test finds no calls"
