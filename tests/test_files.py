@@ -198,10 +198,14 @@ def demo(repo_root: Path, capsys: pytest.CaptureFixture) -> Callable[[Path], str
 def test_commands_end_with_one_line(
     folder: Path, capsys: pytest.CaptureFixture, demo: Callable[[Path], str]
 ) -> None:
+    whole = shutil.copytree(folder, folder.parent / "whole")
     cut("model.safetensors", -100)(folder)
     assert main(["sts", "--model", str(folder), "--data", "stsb"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert "cannot load" in demo(folder)
+    save_toy(folder, LeapModel.from_pretrained(whole, use_safetensors=True))
+    without("tokenizer*")(folder)
+    assert "has no tokenizer" in demo(folder)
 
 
 class Malicious:
