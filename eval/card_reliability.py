@@ -8,10 +8,10 @@ from eval.card_results import Json, Results
 PATHS = {
     "alone": "torch, one text at a time, repeated",
     "batches": "torch, batches that texts leave one by one",
-    "onnx": "ONNX Runtime, one file with the exits inside",
-    "onnx-segments": "ONNX Runtime, segments, batches that texts leave one by one",
-    "onnx-int8": "ONNX Runtime, int8",
-    "onnx-segments-int8": "ONNX Runtime, int8, segments",
+    "onnx": "ONNX Runtime, batches that texts leave one by one",
+    "onnx-single": "ONNX Runtime, one file with the exits inside",
+    "onnx-int8": "ONNX Runtime int8, batches that texts leave one by one",
+    "onnx-single-int8": "ONNX Runtime int8, one file with the exits inside",
 }
 
 

@@ -29,6 +29,7 @@ from eval.exits import row_cosines
 from eval.files import checksum
 from eval.oracle import TIE_BAND, TOLERANCE, in_tie_band
 from eval.report import Report
+from eval.runtimes import load_runtime
 from eval.texts import Texts
 from eval.timing import tokenize
 
@@ -161,12 +162,21 @@ def load_texts(sources: Sequence[str], count: int) -> Texts:
     return Texts(names, checksum(texts[:count]), texts[:count])
 
 
+def _onnx(runtime: str) -> Callable[[argparse.Namespace, Encoder], Way]:
+    def way(args: argparse.Namespace, _encoder: Encoder) -> Way:
+        found = load_runtime(args.model, runtime)
+        return Way(lambda texts: found(texts, {}, args.batch_size), exact="int8" not in runtime)
+
+    return way
+
+
 # Each raises a UsageError where a file or a package that it needs is missing.
 PATHS: dict[str, Callable[[argparse.Namespace, Encoder], Way]] = {
     "alone": lambda _args, encoder: Way(lambda texts: one_at_a_time(encoder, texts, "alone").encoding),
     "batches": lambda args, encoder: Way(
         lambda texts: in_company(encoder, texts, args.batch_size, "batches")
     ),
+    **{name: _onnx(name) for name in ("onnx", "onnx-single", "onnx-int8", "onnx-single-int8")},
 }
 
 

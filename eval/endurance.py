@@ -22,7 +22,9 @@ import torch
 
 from eval.arguments import add_common_arguments, check_writable, positive
 from eval.encode import Encoder, Encoding, encode, load_encoder
+from eval.errors import UsageError
 from eval.report import Report
+from eval.runtimes import load_runtime
 from eval.texts import load_texts_or_pairs, texts_of
 
 PARTS = 10  # tenths of the time
@@ -191,6 +193,16 @@ def torch_encoder(encoder: Encoder) -> Encode:
     return lambda texts, rule: encode(encoder, texts, batch_size=64, **rule)
 
 
+def onnx_encoder(source: str, threads: int) -> Encode:
+    """`LeapEncoder` over ONNX Runtime, as its users call it.
+
+    Raises:
+        UsageError: as `eval.runtimes.load_runtime`.
+    """
+    found = load_runtime(source, "onnx", threads)
+    return lambda texts, rule: found(texts, rule, 64)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this evaluation."""
     add_common_arguments(parser, batch_size=False)
@@ -208,10 +220,15 @@ def run(args: argparse.Namespace) -> Report:
     check_writable("--output", args.output)
     data = load_texts_or_pairs(args.data, args.split)
     encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
-    encoders = {"torch": torch_encoder(encoder)}
-    with torch_threads(max(1, torch.get_num_threads() // args.threads)):
+    encoders, left_out = {"torch": torch_encoder(encoder)}, {}
+    each = max(1, torch.get_num_threads() // args.threads)  # threads of a call: no more in all than cores
+    try:
+        encoders["onnx"] = onnx_encoder(args.model, each)
+    except UsageError as error:
+        left_out["onnx"] = str(error)
+    with torch_threads(each):
         course = endure(encoders, texts_of(data), seconds=60 * args.minutes, threads=args.threads)
-    figures = {"threads": args.threads, "encoders": list(encoders)} | course.figures()
+    figures = {"threads": args.threads, "encoders": list(encoders), "left_out": left_out} | course.figures()
     return Report(figures=figures, summary=_summary(figures), models={"model": encoder}, data=data, seed=SEED)
 
 
@@ -229,4 +246,5 @@ def _summary(figures: dict[str, Any]) -> str:
         f"speed: last tenth over first {figures['last_over_first_tenth']:.3f} (bound {SPEED_BOUND:g}): "
         f"{kept['speed']}",
     ]
+    lines += [f"{name} was left out: {why}" for name, why in figures["left_out"].items()]
     return "\n".join([*lines, *(f"error: {error}" for error in figures["errors"])])
