@@ -107,3 +107,39 @@ def endurance(results: Results) -> Json | None:
         "minutes": f"{figures['seconds'] / 60:.0f}",
         "rows": [[*row[:3], "yes" if figures["kept"][row[3]] else "**no**"] for row in rows],
     }
+
+
+def survival(figures: Json) -> list[list[str]]:
+    """Rows of `eval.survival`: what was done, how often, how often nothing was lost.
+
+    Args:
+        figures: of its result.
+    """
+    rows = []
+    for key, words in (("training", "training"), ("encoding", "corpus encoding")):
+        killed, disk = figures[key]["killed"], figures[key]["full_disk"]
+        inside = killed["inside_a_write"]
+        same = sum(run["kills"] for run in killed["runs"] if run["same_bits"])
+        rows.append(
+            [
+                f"{words} killed at a random moment ({inside} times inside a write), resumed",
+                str(killed["kills"]),
+                f"{same}: the same bits as unbroken",
+            ]
+        )
+        if disk["tried"]:
+            held = (
+                disk["stopped"] and disk["one_line"] and not disk["half_written_left"] and disk["same_bits"]
+            )
+            rows.append(
+                [f"{words} on a disk that fills up, resumed with room", "1", f"{int(held)}: one line"]
+            )
+    damaged = figures["training"]["damaged_checkpoints"]
+    back = sum(row["warned"] and row["went_back"] and row["same_bits"] for row in damaged)
+    rows.append(
+        ["newest checkpoint cut, flipped or removed", str(len(damaged)), f"{back}: back to the one before"]
+    )
+    broken = figures["broken_data"]
+    flags = ("stopped", "names_the_file", "no_traceback", "nothing_made")
+    named = sum(all(row[flag] for flag in flags) for row in broken)
+    return [*rows, ["a data file that breaks off", str(len(broken)), f"{named}: one line that names it"]]

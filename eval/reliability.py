@@ -4,6 +4,7 @@ python -m eval reliability --output docs/reliability.md
 """
 
 import argparse
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import jinja2
 
 from eval import card_reliability
 from eval.arguments import check_writable
-from eval.card_results import Results, read_results
+from eval.card_results import Json, Results, read_results
 from eval.files import atomic_write
 
 TEMPLATE = Path(__file__).parent / "reliability_template.md"
@@ -26,11 +27,12 @@ class Written:
     summary: str
 
 
-def render(results: Results) -> str:
+def render(results: Results, survival: Json | None = None) -> str:
     """The page.
 
     Args:
         results: see `eval.card_results.read_results`.
+        survival: figures of `eval.survival`, which is of a tiny model and so none of those results.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent),
@@ -41,8 +43,18 @@ def render(results: Results) -> str:
     )
     environment.filters["count"] = "{:,}".format
     return environment.get_template(TEMPLATE.name).render(
-        results=results, reliability=card_reliability, damages=DAMAGES
+        results=results, reliability=card_reliability, damages=DAMAGES, survival=survival
     )
+
+
+def render_folder(folder: Path, config: Path) -> str:
+    """The page of the results in `folder`.
+
+    Raises:
+        UsageError: as `eval.card_results.read_results`.
+    """
+    results, survival = read_results(folder, config), folder / "survival.json"
+    return render(results, json.loads(survival.read_text())["figures"] if survival.is_file() else None)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,5 +79,5 @@ def run(args: argparse.Namespace) -> Written:
     """Run it as the command does."""
     check_writable("--output", args.page)
     with atomic_write(args.page) as file:
-        file.write(render(read_results(args.results, args.config)).encode())
+        file.write(render_folder(args.results, args.config).encode())
     return Written(f"written: {args.page}")

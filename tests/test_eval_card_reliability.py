@@ -80,7 +80,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def page(folder: Path) -> str:
-    return reliability.render(read_results(folder, folder.parent / "config.json"))
+    return reliability.render_folder(folder, folder.parent / "config.json")
 
 
 def test_card(folder: Path) -> None:
@@ -121,11 +121,39 @@ def test_page(folder: Path) -> None:
         in text
     )
     assert "60 minutes, 4 threads calling at once (torch, onnx)" in text
-    assert "Not measured yet" not in text
+    assert text.count("Not measured yet") == 1  # survival
     for name in ("correctness", "fuzz", "endurance"):
         (folder / f"{name}.json").unlink()
         assert f"Not measured yet: `python -m eval {name} " in page(folder)
     assert card_reliability.fuzz(read_results(folder, folder.parent / "config.json")) is None
+
+
+def test_survival(folder: Path) -> None:
+    assert "Not measured yet: `python -m eval survival " in page(folder)
+    killed = {"kills": 20, "inside_a_write": 7}
+    killed["runs"] = [{"kills": 12, "same_bits": True}, {"kills": 8, "same_bits": False}]
+    disk = {"tried": True, "stopped": True, "one_line": True, "half_written_left": False, "same_bits": True}
+    row = {"warned": True, "went_back": True, "same_bits": True}
+    broken = dict.fromkeys(("stopped", "names_the_file", "no_traceback", "nothing_made"), True)
+    figures = {
+        "training": {
+            "killed": killed,
+            "full_disk": disk,
+            "damaged_checkpoints": [row, row | {"warned": False}],
+        },
+        "encoding": {"killed": killed, "full_disk": {"tried": False}},
+        "broken_data": [broken, broken | {"stopped": False}, broken],
+    }
+    write(folder / "survival.json", {"figures": figures})
+    text = page(folder)
+    for line in (
+        "| training killed at a random moment (7 times inside a write), resumed | 20 | 12: the same bits",
+        "| training on a disk that fills up, resumed with room | 1 | 1: one line |",
+        "| newest checkpoint cut, flipped or removed | 2 | 1: back to the one before |",
+        "| a data file that breaks off | 3 | 2: one line that names it |",
+    ):
+        assert line in text
+    assert "encoding on a disk" not in text
 
 
 def test_number_of_damages() -> None:
@@ -135,7 +163,7 @@ def test_number_of_damages() -> None:
 def test_page_here_is_rendered_from_the_results_here(repo_root: Path) -> None:
     if not (repo_root / "results" / "sts-stsb-test.json").is_file():
         pytest.skip("no results/ here")
-    expected = reliability.render(read_results(repo_root / "results", repo_root / "config.json"))
+    expected = reliability.render_folder(repo_root / "results", repo_root / "config.json")
     found = (repo_root / "docs" / "reliability.md").read_text(encoding="utf-8")
     assert found == expected, "run `python -m eval reliability`"
 
