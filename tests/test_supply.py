@@ -112,7 +112,7 @@ def test_every_import_is_a_requirement(repo_root: Path) -> None:
 
 
 def imported_at_once(repo_root: Path, start: Path) -> set[str]:
-    """Modules that importing `start` imports, those of this tree followed; not what waits inside a function."""
+    """Modules that `start` imports when it is imported, those of this tree followed."""
     found: set[str] = set()
     waiting, seen = [start], set()
     while waiting:
