@@ -249,7 +249,7 @@ class TorchRunner:
         if threads is not None:
             torch.set_num_threads(threads)
         self._torch = torch
-        self._model = LeapModel.from_pretrained(folder, dtype=torch.float32).eval()
+        self._model = LeapModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
         self.facts: dict[str, str] = {}
 
     def run(self, ids: IntArray, mask: NDArray[np.int32], rule: ExitRule) -> tuple[FloatArray, IntArray]:
