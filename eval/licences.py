@@ -126,7 +126,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--requirements",
         type=Path,
         nargs="+",
-        default=[Path("requirements.txt"), Path("requirements-dev.txt")],
+        default=[Path(f"requirements{kind}.txt") for kind in ("", "-runtime", "-dev")],
         help="requirements files (default: those of this tree)",
     )
     parser.add_argument(

@@ -21,6 +21,8 @@ from modeling_leap import LeapModel
 
 MakeModel = Callable[..., LeapModel]
 
+# What `make test` installs.
+REQUIREMENTS = ("requirements.txt", "requirements-runtime.txt", "requirements-dev.txt")
 # All that the two files may import which run on the machines of the model's users.
 HUB_FILES = {
     "configuration_leap.py": {"math", "collections.abc", "numbers", "typing", "transformers"},
@@ -241,14 +243,14 @@ def test_offline_nothing_is_fetched(make_tiny_model: MakeModel, tmp_path: Path, 
 
 
 def test_licences_are_known_and_accepted(repo_root: Path, tmp_path: Path) -> None:
-    files = [repo_root / "requirements.txt", repo_root / "requirements-dev.txt"]
+    files = [repo_root / name for name in REQUIREMENTS]
     packages = licences.closure(licences.required(files))
     assert licences.unaccepted(packages) == {}
     assert {"torch", "transformers", "fsspec", "aiohttp", "markupsafe"} <= set(packages)
     text = licences.page(packages, {"torch"})
     assert re.search(r"^\| \*\*torch\*\* \| 2\S+ \| .*BSD", text, re.MULTILINE)
     listed = (repo_root / "docs" / "licences.md").read_text()
-    named = stated(repo_root, "requirements.txt", "requirements-dev.txt")
+    named = stated(repo_root, *REQUIREMENTS)
     assert not {name for name in named if f"| **{name}** |" not in listed}, "run `python -m eval licences`"
 
 
