@@ -98,7 +98,9 @@ class Bert:
     def _need(config: dict[str, Any], field: str, value: str) -> None:
         found = config.get(field, value)
         if found != value:
-            raise ValueError(f"{field} must be {value!r} to be exported, got {found!r}: run the model in torch")
+            raise ValueError(
+                f"{field} must be {value!r} to be exported, got {found!r}: run the model in torch"
+            )
 
     def embed(self, graph: Graph, input_ids: str, token_type_ids: str | None = None) -> str:
         """(B, T, H): the embedding layer.
