@@ -37,7 +37,7 @@ def compare(
     Returns:
         `texts`; `ties`: texts with a cosine within 1e-4 of a threshold, which are not compared further;
         `other_layer`: of the rest, how many left at another layer; `largest_difference` of a component of
-        the normalised embeddings, `lowest_cosine`: of those that left at the same one; None if there are none.
+        the normalised embeddings, `lowest_cosine`: of those that left at the same one; None without any.
     """
     rule = resolve(encoder.config)
     layers = encode_layers(torch_encoder, texts, batch_size=batch_size)

@@ -19,7 +19,7 @@ from runtime.layout import SUFFIXES, exits_path, flat_path, segments_path
 from runtime.rule import first_exit, resolve
 from runtime.runners import FlatRunner, Runner, SegmentRunner, SingleRunner
 
-# Of embeddings of length 1: what float32 in another order of sums may differ by between the forms of one model.
+# Of embeddings of length 1: what float32 in another order of sums may differ by between two forms.
 TOLERANCE = 1e-4
 
 
