@@ -23,6 +23,7 @@ COMMANDS = {
     "calibrate": "the loosest threshold with a guaranteed fidelity on texts of your own",
     "diagnose": "would texts leave early, would it pay, and do depths compare",
     "held_out": "texts that training did not draw, to calibrate and to time with",
+    "parity": "ONNX files beside torch: exit layers, embeddings, int8 on sentence pairs",
     "latency": "time of a batch with exits and without, by batch size and length",
     "fuzz": "random calls of all kinds: the right vectors or one clear error",
     "correctness": "fast ways to run the model beside one text at a time, on real texts",

@@ -1,6 +1,6 @@
 """LEAP outside of torch: ONNX files with the exits, and an encoder that runs them.
 
-Encoding needs onnxruntime, tokenizers and numpy; torch and transformers are imported only by `runtime="torch"`.
+Encoding needs onnxruntime, tokenizers and numpy; only `runtime="torch"` imports torch.
 """
 
 from runtime.encoder import RUNTIMES, LeapEncoder

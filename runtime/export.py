@@ -8,10 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import ModelProto
 
+import onnx
 from distill.files import write_folder
+from onnx import ModelProto
 from runtime import forms
 from runtime.checkpoint import Checkpoint, read_checkpoint
 from runtime.graph import OPSETS, Bert
@@ -19,7 +19,7 @@ from runtime.layout import SUFFIXES, exits_path, flat_path, segments_path
 from runtime.rule import first_exit, resolve
 from runtime.runners import FlatRunner, Runner, SegmentRunner, SingleRunner
 
-# Of embeddings of length 1: what float32 in another order of sums may differ by between the forms of one model.
+# Of embeddings of length 1: what float32 in another order of sums may differ by between two forms.
 TOLERANCE = 1e-4
 
 

@@ -1,9 +1,9 @@
 """BERT in ONNX, written node by node with the fused operators of ONNX Runtime.
 
-These are the operators that `onnxruntime.transformers.optimizer` puts in the place of what it recognises in an
-exported graph: MultiHeadAttention, SkipLayerNormalization and BiasGelu, domain com.microsoft. Written at once,
-nothing has to be recognised, and they stand inside the branches of an `If` too, where the optimizer does not
-look. Source: ONNX Runtime, docs/ContribOperators.md.
+These are the operators that `onnxruntime.transformers.optimizer` puts in the place of what it recognises in
+an exported graph: MultiHeadAttention, SkipLayerNormalization and BiasGelu, domain com.microsoft. Written at
+once, nothing has to be recognised, and they stand inside the branches of an `If` too. Source: ONNX Runtime,
+docs/ContribOperators.md.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from runtime.checkpoint import Checkpoint, FloatArray
 
 Precision = Literal["float32", "int8"]
