@@ -8,11 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test test-versions lint format clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 # requirements.txt only limits the versions here: the demo does without what training and tests need.
 $(VENV)/.demo: requirements.txt
@@ -39,6 +39,9 @@ format: $(VENV)/.dev ## let ruff mend what it can
 test: lint ## lint, then the fast tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-clean: ## remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+test-versions: ## the model code with the oldest and the newest torch and transformers, a .venvs/ each
+	$(PYTHON) tests/versions.py
+
+clean: ## remove the environments and caches
+	rm -rf $(VENV) .venvs .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,7 +27,7 @@ from distill.checkpoint import load_checkpoint, save_checkpoint
 from distill.data import TokenCache, batch_loader, draw_texts, length_grouped_batches
 from distill.evaluation import evaluate_student
 from distill.objective import Objective
-from distill.release import model_card, push, write_model
+from distill.release import model_card, write_model
 from distill.students import Distilled, freeze, make_student, parse_layer_starts
 from distill.teacher import stored_targets, teacher_layers
 from eval.checkpoint import check_tokenizer, check_weights, loading
@@ -36,6 +36,7 @@ from eval.encode import find_model
 from eval.errors import UsageError
 from eval.files import write_json
 from modeling_leap import LeapModel
+from publish.hub import push
 
 
 def load_models(
@@ -241,7 +242,7 @@ def train(args: argparse.Namespace) -> None:  # noqa: C901 - a recipe, read from
         write_model(folder, student, tokenizer, args.save_max_length, args.save_dtype, card)
         write_json(args.output_dir / "log.json", {"run": run, "log": log.rows})
         if args.push_to_hub:
-            print(push(folder, args.push_to_hub))
+            print(push(folder, args.push_to_hub, "--push_to_hub").commit_url)
 
 
 class Log:

@@ -10,8 +10,8 @@ from typing import NoReturn
 from distill.data import TextSource
 from distill.objective import ObjectiveConfig
 from distill.recipes import PRESETS, RECIPES
-from distill.release import check_push
 from distill.students import parse_layer_starts
+from publish.hub import check_push
 
 TERM_HELP = {
     "alpha": "weight of L_inter (layer-wise alignment)",
@@ -296,7 +296,7 @@ def check(args: argparse.Namespace) -> None:
     )
     # Last, as it asks the Hub; and once for all processes, as the Hub rations this question.
     if args.push_to_hub is not None and os.environ.get("RANK", "0") == "0":
-        check_push(args.push_to_hub)
+        check_push(args.push_to_hub, "--push_to_hub")
 
 
 def _check_objective(config: ObjectiveConfig) -> None:

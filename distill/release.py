@@ -1,17 +1,14 @@
-"""The folder that a finished model goes into, whole or not at all, and its way to the Hub."""
+"""The folder that a finished model goes into, whole or not at all."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelCardData
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedTokenizerBase
 
 from distill.files import write_folder
-from eval.errors import UsageError, first_line
 from modeling_leap import LeapModel
 
 MODULES = [
@@ -139,73 +136,6 @@ def _exit_rule(model: LeapModel) -> str:
         f"By its config a text leaves at the first layer, from layer {first} on, whose mean-pooled embedding "
         f"has a cosine of at least {reached} with that of {before}."
     )
-
-
-def check_push(repository: str) -> None:
-    """Say what would keep a finished model from being uploaded before the time to train it is spent.
-
-    Args:
-        repository: OWNER/NAME.
-
-    Raises:
-        UsageError: it is not of that form, the Hub cannot be asked, or knows no login that may write.
-    """
-    try:
-        validate_repo_id(repository)
-        well_formed = repository.count("/") == 1  # which the Hub's own check lets go, for names of old
-    except ValueError:
-        well_formed = False
-    if not well_formed:
-        raise UsageError(f"--push_to_hub: {repository!r} is no name on the Hub: give OWNER/NAME")
-    remedy = "run `hf auth login` or set HF_TOKEN"
-    try:
-        user = HfApi().whoami()
-    except Exception as error:
-        # Any: which library's errors of HTTP come through differs between versions of huggingface_hub.
-        raise UsageError(f"--push_to_hub: no login at the Hub: {remedy} ({_reason(error)})") from error
-    if _role(user) == "read":
-        raise UsageError(f"--push_to_hub: this login may only read: {remedy}, with a token that may write")
-
-
-def push(folder: Path, repository: str) -> str:
-    """Upload the folder to a repository of the Hub in one commit, made where there is none.
-
-    Args:
-        folder: as `write_model` leaves it.
-        repository: OWNER/NAME; files that it has and the folder has not stay there.
-
-    Returns:
-        The address of the commit.
-
-    Raises:
-        UsageError: it cannot be uploaded; the folder is as it was, and the repository has no part of it.
-    """
-    api = HfApi()
-    # Not upload_folder: from huggingface_hub 2 on it may spread a folder over several commits.
-    files = [
-        CommitOperationAdd(path.relative_to(folder).as_posix(), path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    ]
-    try:
-        api.create_repo(repository, exist_ok=True)
-        commit = api.create_commit(repository, files, commit_message="LEAP model")
-    except Exception as error:  # as in `check_push`
-        raise UsageError(
-            f"--push_to_hub: cannot upload to {repository!r} ({_reason(error)}): the model is whole in "
-            f"{folder}, try again by `hf upload {repository} {folder}`"
-        ) from error
-    return str(commit.commit_url)
-
-
-def _role(user: dict[str, Any]) -> str | None:
-    """What the token of a `whoami` may do, where the Hub says so: "read", "write" or "fineGrained"."""
-    return ((user.get("auth") or {}).get("accessToken") or {}).get("role")
-
-
-def _reason(error: Exception) -> str:
-    """The first sentence of an error's message."""
-    return first_line(error).split(". ")[0].rstrip(".")
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,10 +20,11 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-OWNER = "owner"  # whom WRITER and READER belong to, and the only namespace there is
+OWNER = "owner"  # whom WRITER and READER belong to
+ORGANISATION = "leap"  # where they may write too; there are no other namespaces
 WRITER, READER = "hf_writes", "hf_reads"
 ROLES = {WRITER: "write", READER: "read"}
-LARGE = (".safetensors", ".parquet")  # sent as LFS files, with everything above LARGE_BYTES
+LARGE = (".safetensors", ".parquet", ".onnx")  # sent as LFS files, with everything above LARGE_BYTES
 LARGE_BYTES = 10 * 2**20
 DATE = "2026-01-01T00:00:00.000Z"
 
@@ -104,9 +106,12 @@ class FakeHub:
         url: what HF_ENDPOINT is to be.
         repositories: by (kind, name).
         requests: of all requests so far, method and path.
+        drops: asked for method and path of each request; where it says so, the connection breaks off in the
+            middle of what the client sends.
     """
 
     def __init__(self) -> None:
+        self.drops: Callable[[str, str], bool] = lambda _method, _path: False
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[tuple[str, str]] = []
         self.large: dict[str, bytes] = {}  # LFS files by sha256, sent but perhaps in no commit yet
@@ -257,6 +262,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         address = urlsplit(self.path)
         self.query = parse_qs(address.query)
+        if self.hub.drops(self.command, address.path):
+            self._break_off()
+            return
         self.body = self._read()
         try:
             with self.hub.lock:
@@ -285,6 +293,12 @@ class _Handler(BaseHTTPRequestHandler):
                     found["kind"] = (found["kind"] or "models").rstrip("/")
                 return getattr(self, f"_{name}"), found
         raise RefusalError(404, message=f"the tests' Hub knows no {self.command} {path}")
+
+    def _break_off(self) -> None:
+        """Read half of the body, and hang up."""
+        self.rfile.read(int(self.headers.get("Content-Length") or 0) // 2)
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     def _read(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -319,13 +333,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _whoami(self) -> object:
         access = {"displayName": "tests", "role": self._role()}
-        return {"type": "user", "name": OWNER, "orgs": [], "auth": {"accessToken": access}}
+        orgs = [{"type": "org", "name": ORGANISATION, "roleInOrg": "write"}]
+        return {"type": "user", "name": OWNER, "orgs": orgs, "auth": {"accessToken": access}}
 
     def _create(self) -> object:
         self._writes()
         asked = json.loads(self.body)
         kind, owner = f"{asked.get('type') or 'model'}s", asked["organization"] or OWNER
-        if owner != OWNER:
+        if owner not in (OWNER, ORGANISATION):
             raise RefusalError(403, message=f"You don't have the rights to create a {kind} under {owner}")
         name = f"{owner}/{asked['name']}"
         url = f"{self.hub.url}/{'' if kind == 'models' else f'{kind}/'}{name}"

@@ -7,17 +7,16 @@ once, on import, and in this process there is none.
 import importlib.util
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import eval_toys
 import pytest
 import torch
 from fake_hub import READER, WRITER, FakeHub
+from hub_machine import Machine
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -36,49 +35,19 @@ TEXTS += [f"{first} {second}" for first in WORDS[:4] for second in WORDS[4:8]]
 RULE = ["--exit_threshold", "0.4", "--min_exit_layer", "2"]
 
 
-@dataclass
-class Machine:
-    """A machine that knows the tests' Hub.
-
-    Args:
-        hub: its Hub.
-        folder: of its cache and its working directory.
-        root: of this repository.
-    """
-
-    hub: FakeHub
-    folder: Path
-    root: Path
-
-    def run(
-        self, *command: object, token: str | None = WRITER, here: bool = True
-    ) -> subprocess.CompletedProcess[str]:
-        """Run Python with these arguments, `here` in the repository or else out of its sight."""
-        environment = self.hub.environment(self.folder / "home", token)
-        environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-        return subprocess.run(
-            [sys.executable, *map(str, command)],
-            cwd=self.root if here else self.folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-
-    def train(self, output: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """Train for three steps on the Hub's texts."""
-        run = [
-            "--data",
-            "owner/texts",
-            "--cache_dir",
-            self.folder / "cache",
-            "--batch_size",
-            8,
-            "--max_steps",
-            3,
-        ]
-        return self.run("train_leap.py", *run, "--output_dir", self.folder / output, *arguments)
+def train(machine: Machine, output: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Train for three steps on the Hub's texts."""
+    run = [
+        "--data",
+        "owner/texts",
+        "--cache_dir",
+        machine.folder / "cache",
+        "--batch_size",
+        8,
+        "--max_steps",
+        3,
+    ]
+    return machine.run("train_leap.py", *run, "--output_dir", machine.folder / output, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +75,7 @@ def pushed(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory, repo_root: Pa
         **sizes, num_hidden_layers=4, num_attention_heads=4, initializer_range=0.2
     )
     hub.commit("owner/teacher", eval_toys.save_toy(trainer.folder / "teacher", LeapModel(config)))
-    done = trainer.train("run", "--teacher", "owner/teacher", *RULE, "--push_to_hub", "owner/tiny")
+    done = train(trainer, "run", "--teacher", "owner/teacher", *RULE, "--push_to_hub", "owner/tiny")
     assert done.returncode == 0, done.stderr
     return trainer.folder / "run" / "model", done
 
@@ -150,52 +119,6 @@ def test_training_ends_in_one_commit_on_the_hub(hub: FakeHub, pushed: Pushed) ->
         "from layer 2 on",
     ):
         assert said in card.text
-
-
-LOAD = """
-import sys, torch
-from safetensors.torch import save_file
-from transformers import AutoModel, AutoTokenizer
-
-name, commit, out, *texts = sys.argv[1:]
-assert not any(module in sys.modules for module in ("modeling_leap", "configuration_leap"))
-tokens = AutoTokenizer.from_pretrained(name, revision=commit)(texts, padding=True, return_tensors="pt")
-results = {}
-for key, revision, newer in (("pinned", commit, False), ("newest", "main", True)):
-    model = AutoModel.from_pretrained(name, trust_remote_code=True, revision=revision).eval()
-    assert type(model).__name__ == "LeapModel"
-    assert hasattr(sys.modules[type(model).__module__], "NEWER") is newer, revision
-    with torch.no_grad():
-        output = model(**tokens)
-    results[key], results[f"{key} layers"] = output.sentence_embedding, output.exit_layer
-plain = AutoModel.from_pretrained(name, trust_remote_code=False, revision=commit).eval()
-assert type(plain).__module__.startswith("transformers.models.bert."), type(plain)
-mask = tokens["attention_mask"].unsqueeze(-1)
-with torch.no_grad():
-    results["plain"] = (plain(**tokens).last_hidden_state * mask).sum(1) / mask.sum(1)
-save_file(results, out)
-"""
-
-
-def test_a_pinned_commit_stays_what_it_was(machine: Machine, pushed: Pushed) -> None:
-    folder, hub = pushed[0], machine.hub
-    commit = hub.commit("owner/moving", hub.model("owner/tiny").head.files)
-    weights = {name: tensor * 1.5 for name, tensor in load_file(folder / "model.safetensors").items()}
-    code = (folder / "modeling_leap.py").read_bytes() + b"\nNEWER = True\n"
-    newer = {"model.safetensors": save(weights, {"format": "pt"}), "modeling_leap.py": code}
-    assert hub.commit("owner/moving", newer) != commit
-
-    out = machine.folder / "out.safetensors"
-    done = machine.run("-c", LOAD, "owner/moving", commit, out, *TEXTS, token=None, here=False)
-    assert done.returncode == 0, done.stderr
-    results = load_file(out)
-    embeddings, layers = encode_locally(folder)
-    assert len(layers.unique()) > 1
-    torch.testing.assert_close(results["pinned"], embeddings)
-    assert torch.equal(results["pinned layers"], layers)
-    assert not torch.allclose(results["newest"], embeddings, atol=0.1)
-    full_depth, _ = encode_locally(folder, exit_threshold=None)
-    torch.testing.assert_close(results["plain"], full_depth, atol=1e-5, rtol=0)
 
 
 SENTENCE_TRANSFORMERS = """
@@ -252,7 +175,7 @@ def test_evaluation_by_id(machine: Machine, pushed: Pushed) -> None:
 
 @pytest.mark.slow  # not minutes, but the other tests here take one already
 def test_training_by_ids_from_a_stream(machine: Machine, pushed: Pushed) -> None:
-    done = machine.train("run", "--teacher", "owner/tiny", "--streaming", "--max_texts", 24)
+    done = train(machine, "run", "--teacher", "owner/tiny", "--streaming", "--max_texts", 24)
     assert done.returncode == 0, done.stderr
     assert json.loads((machine.folder / "run" / "log.json").read_text())["run"]["texts"] == 24
 
@@ -260,11 +183,11 @@ def test_training_by_ids_from_a_stream(machine: Machine, pushed: Pushed) -> None
 CHECKS = """
 import os, sys, huggingface_hub
 from pathlib import Path
-from distill.release import push
+from publish.hub import push
 from train_leap import main
 
 try:
-    push(Path(sys.argv.pop(1)), "stranger/tiny")
+    push(Path(sys.argv.pop(1)), "stranger/tiny", "--push_to_hub")
 except ValueError as error:
     print(error)
 for token in sys.argv.pop(1).split(","):

@@ -612,7 +612,9 @@ def test_compiled_model_agrees(tiny_model: LeapModel, tiny_batch: Batch, kind: s
     one = mixed_theta(tiny_model, tiny_batch)
     by_layer = [None, one, None, one - 0.1, one, None]
     theta = {"full depth": None, "one threshold": one, "by layer": by_layer}[kind]
-    compiled = torch.compile(tiny_model, backend="eager", fullgraph=theta is None)
+    # The Dynamo of torch 2.4 does not look into methods of the config, and breaks the graph there.
+    whole = theta is None and not torch.__version__.startswith("2.4.")
+    compiled = torch.compile(tiny_model, backend="eager", fullgraph=whole)
     with torch.no_grad():
         expected = tiny_model(**tiny_batch, exit_threshold=theta, min_exit_layer=2)
         output = compiled(**tiny_batch, exit_threshold=theta, min_exit_layer=2)
