@@ -14,6 +14,9 @@ from transformers import BertConfig
 # theta of all layers, or one of each layer (None: nothing leaves there); None: full depth.
 ExitThreshold: TypeAlias = float | Sequence[float | None] | None
 
+# Far above any encoder: transformers would build a billion layers before it misses their weights.
+MAX_LAYERS = 1000
+
 
 class LeapConfig(BertConfig):
     """`BertConfig` and the three numbers of the exit rule (arXiv 2605.01058, "Inference").
@@ -75,7 +78,7 @@ class LeapConfig(BertConfig):
         Raises:
             ValueError: a value out of its range, of the config or of the arguments.
         """
-        layers = self.num_hidden_layers
+        layers = check_int("num_hidden_layers", self.num_hidden_layers, 1, MAX_LAYERS)
         patience = check_int("exit_patience", self.exit_patience, 1, max(1, layers - 1))
 
         theta = self.exit_threshold if _is_config(exit_threshold) else exit_threshold

@@ -5,9 +5,10 @@ paper lets a batch leave together; here rows leave one by one and the batch shri
 does not depend on what it was batched with. This file travels with the weights (see `configuration_leap.py`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import ClassVar, Literal
 
 import torch
@@ -28,6 +29,10 @@ try:
     from transformers.masking_utils import create_bidirectional_mask
 except ImportError:  # transformers 4
     create_bidirectional_mask = None
+
+INTEGERS = (torch.int64, torch.int32)  # what embedding tables are indexed by
+# Beyond it the variance in the first LayerNorm leaves float32's range, and the vector is wrong or NaN.
+LARGEST_INPUT = 1e17
 
 
 @dataclass
@@ -110,11 +115,13 @@ class LeapModel(BertModel):
         In `train()` mode nothing leaves early. In `eval()` mode gradients flow through rows that left, too.
 
         Args:
-            input_ids: (B, T) int64 token ids.
-            attention_mask: (B, T), 1 for a token and 0 for padding; None: no padding.
-            token_type_ids: (B, T) int64, as in BERT.
-            position_ids: (B, T) or (1, T) int64, as in BERT.
-            inputs_embeds: (B, T, H) word embeddings, in the place of `input_ids`.
+            input_ids: (B, T) int64 or int32 token ids.
+            attention_mask: (B, T) of any type, 1 for a token and 0 for padding, wherever it is; None: no
+                padding.
+            token_type_ids: (B, T) or (1, T), int64 or int32, as in BERT.
+            position_ids: (B, T) or (1, T), int64 or int32, as in BERT.
+            inputs_embeds: (B, T, H) word embeddings, in the place of `input_ids`, of the model's dtype or a
+                narrower one.
             exit_threshold: theta for this call, a number or a list of one a layer, as in `LeapConfig`; None
                 for full depth, "config" (the default) for the config's.
             min_exit_layer: l_min for this call; None for the config's.
@@ -128,7 +135,10 @@ class LeapModel(BertModel):
             return_dict: False for a tuple of the fields that are there; None: as the config says.
 
         Raises:
-            ValueError: an argument out of its range or of the wrong shape, before anything is computed.
+            ValueError: an argument out of its range or of the wrong shape or type, before any layer runs.
+                Values of tensors are checked on the CPU only, as reading them would stall an accelerator:
+                there the lookup of an id out of the vocabulary fails by itself, what is not 0 in a mask is a
+                token, and `inputs_embeds` that are not finite give vectors that are not.
         """
         config = self.config
         theta, min_exit, patience = config.resolve_exit_rule(exit_threshold, min_exit_layer)
@@ -148,14 +158,11 @@ class LeapModel(BertModel):
             raise ValueError(
                 'output_attentions needs exit_threshold=None and a model of attn_implementation="eager"'
             )
-        self._check_inputs(input_ids, inputs_embeds, attention_mask)
-
-        hidden = self.embeddings(
-            input_ids=input_ids,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
+        attention_mask = self._check_inputs(
+            input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids
         )
+
+        hidden = self._embed(input_ids, token_type_ids, position_ids, inputs_embeds)
         batch = _Batch(
             hidden,
             mask=self._layer_mask(hidden, attention_mask),
@@ -191,14 +198,20 @@ class LeapModel(BertModel):
         return result if (config.return_dict if return_dict is None else return_dict) else result.to_tuple()
 
     def _check_inputs(
-        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, attention_mask: Tensor | None
-    ) -> None:
-        """Raise a ValueError for shapes that cannot be encoded. Ids are not read: that would stall a GPU."""
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+    ) -> Tensor | None:
+        """Raise a ValueError for what cannot be encoded; the mask as bool otherwise."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass either input_ids or inputs_embeds, exactly one of them")
         name, tokens, dims = "input_ids", input_ids, 2
         if inputs_embeds is not None:
             name, tokens, dims = "inputs_embeds", inputs_embeds, 3
+        _check_is_tensor(name, tokens)
         if tokens.dim() != dims:
             raise ValueError(f"{name} must have {dims} dimensions, got shape {tuple(tokens.shape)}")
         if tokens.numel() == 0:
@@ -208,10 +221,72 @@ class LeapModel(BertModel):
             raise ValueError(
                 f"{name} is {tokens.shape[1]} tokens long; truncate to {longest} (max_position_embeddings)"
             )
-        if attention_mask is not None and attention_mask.shape != tokens.shape[:2]:
+        if inputs_embeds is not None:
+            self._check_embeds(inputs_embeds)
+        elif input_ids.dtype not in INTEGERS:
+            raise ValueError(f"input_ids must be int64 or int32, got {input_ids.dtype}")
+        shape = tokens.shape[:2]
+        for name, ids in (("token_type_ids", token_type_ids), ("position_ids", position_ids)):
+            if ids is not None:
+                _check_is_tensor(name, ids)
+                if ids.shape != shape and ids.shape != (1, shape[1]):
+                    raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(ids.shape)}")
+                if ids.dtype not in INTEGERS:
+                    raise ValueError(f"{name} must be int64 or int32, got {ids.dtype}")
+        return _check_mask(attention_mask, shape)
+
+    def _check_embeds(self, inputs_embeds: Tensor) -> None:
+        width, dtype = self.config.hidden_size, self.dtype
+        if inputs_embeds.shape[2] != width:
             raise ValueError(
-                f"attention_mask must have shape {tuple(tokens.shape[:2])}, got {tuple(attention_mask.shape)}"
+                f"inputs_embeds must be {width} wide (hidden_size), got shape {tuple(inputs_embeds.shape)}"
             )
+        kind = inputs_embeds.dtype
+        if not kind.is_floating_point or torch.promote_types(kind, dtype) != dtype:
+            raise ValueError(f"inputs_embeds must be {dtype}, as the model is, or narrower; got {kind}")
+        if inputs_embeds.is_cpu and not torch.compiler.is_compiling():
+            largest = min(LARGEST_INPUT, torch.finfo(dtype).max / 2)
+            if not inputs_embeds.detach().abs().amax() < largest:  # "not <", as NaN is neither
+                raise ValueError(f"inputs_embeds must be finite and below {largest:g} in magnitude")
+
+    def _embed(
+        self,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+    ) -> Tensor:
+        """What the first layer takes, (B, T, H)."""
+        arguments = {
+            "input_ids": input_ids,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        if torch.compiler.is_compiling():
+            return self.embeddings(**arguments)
+        try:
+            return self.embeddings(**arguments)
+        except (IndexError, RuntimeError):
+            # The lookup looks at every id anyway: asking which one only once it has failed costs nothing.
+            self._check_ids(input_ids, token_type_ids, position_ids)
+            raise
+
+    def _check_ids(
+        self, input_ids: Tensor | None, token_type_ids: Tensor | None, position_ids: Tensor | None
+    ) -> None:
+        """Raise a ValueError that names ids out of their table, on the CPU."""
+        config = self.config
+        for name, ids, limit, size in (
+            ("input_ids", input_ids, "vocab_size", config.vocab_size),
+            ("token_type_ids", token_type_ids, "type_vocab_size", config.type_vocab_size),
+            ("position_ids", position_ids, "max_position_embeddings", config.max_position_embeddings),
+        ):
+            if ids is None or not ids.is_cpu:
+                continue
+            outside = ids[(ids < 0) | (ids >= size)]
+            if len(outside):
+                raise ValueError(f"{name} must be in [0, {size - 1}] ({limit}), got {int(outside[0])}")
 
     def _layer_mask(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor | None:
         """Make the mask in the layers' form, rows in its first axis; None when nothing is masked."""
@@ -291,6 +366,25 @@ class _Batch:
         return hidden, pooled, exit_layer
 
 
+def _check_is_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+
+
+def _check_mask(mask: Tensor | None, shape: torch.Size) -> Tensor | None:
+    """The mask of (B, T) = `shape` as bool; a ValueError if it is none."""
+    if mask is None:
+        return None
+    _check_is_tensor("attention_mask", mask)
+    if mask.shape != shape:
+        raise ValueError(f"attention_mask must have shape {tuple(shape)}, got {tuple(mask.shape)}")
+    # Squares are themselves: 0 and 1. Other numbers may be an additive mask, in which 0 is a token.
+    checked = mask.dtype is not torch.bool and mask.is_cpu and not torch.compiler.is_compiling()
+    if checked and not torch.equal(mask, mask * mask):
+        raise ValueError("attention_mask must hold 1 for a token and 0 for padding, and nothing else")
+    return mask.bool()
+
+
 def _pooling_weights(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
     """(B, T, 1) float32 weights of the mean over tokens; they sum to 1, or to 0 where nothing is unmasked."""
     if attention_mask is None:
@@ -300,16 +394,19 @@ def _pooling_weights(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
 
 
 @contextmanager
-def _attention_weights(layers: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+def _attention_weights(layers: Sequence[nn.Module] | nn.ModuleList) -> Iterator[list[Tensor]]:
     """Collect the attention weights of these layers as they run.
 
     transformers 5 returns none from a layer and transformers 4 only on request, so they are taken further in.
     """
     weights: list[Tensor] = []
-    hooks = [
-        layer.attention.self.register_forward_hook(lambda _module, _args, output: weights.append(output[1]))
-        for layer in layers
-    ]
+    caller = get_ident() if len(layers) else None  # torch.compile cannot trace it
+
+    def keep(_module: nn.Module, _args: object, output: tuple[Tensor, ...]) -> None:
+        if get_ident() == caller:  # other threads may be in the same layers
+            weights.append(output[1])
+
+    hooks = [layer.attention.self.register_forward_hook(keep) for layer in layers]
     try:
         yield weights
     finally:

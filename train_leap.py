@@ -12,13 +12,12 @@ import argparse
 import errno
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
-from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 from torch.utils.data import DataLoader
@@ -33,21 +32,13 @@ from distill.objective import Objective
 from distill.release import model_card, write_model
 from distill.students import Distilled, freeze, make_student, parse_layer_starts
 from distill.teacher import stored_targets, teacher_layers
+from eval.checkpoint import check_tokenizer, check_weights, loading
 from eval.data import load_sts
 from eval.encode import find_model
-from eval.errors import UsageError, first_line
+from eval.errors import UsageError
 from eval.files import write_json
 from modeling_leap import LeapModel
 from publish.hub import push
-
-
-@contextmanager
-def one_line_errors(argument: str, name: str) -> Iterator[None]:
-    """Turn what loading raises for a model that is not there into an error that names the argument."""
-    try:
-        yield
-    except (OSError, HfHubHTTPError) as error:
-        raise UsageError(f"{argument}: cannot load {name!r}: {first_line(error)}") from error
 
 
 def load_models(
@@ -56,15 +47,19 @@ def load_models(
     """Tokenizer, frozen teacher, and the student at its start."""
     # On a CPU the backward pass of sdpa takes half as long again in bfloat16 (results/throughput.json).
     load = {"dtype": torch.float32, "attn_implementation": "eager" if device.type == "cpu" else "sdpa"}
-    with one_line_errors("--teacher", args.teacher):
+    load |= {"use_safetensors": True, "output_loading_info": True}
+    with loading("--teacher", args.teacher):
         name = find_model(args.teacher, "--teacher")
         tokenizer = AutoTokenizer.from_pretrained(name, revision=args.teacher_revision)
-        teacher = LeapModel.from_pretrained(name, revision=args.teacher_revision, **load)
+        teacher, info = LeapModel.from_pretrained(name, revision=args.teacher_revision, **load)
+        check_tokenizer(tokenizer, teacher.config.vocab_size)
+        check_weights(teacher, info)
     source = teacher
     if args.student:
-        with one_line_errors("--student", args.student):
+        with loading("--student", args.student):
             name = find_model(args.student, "--student")
-            source = LeapModel.from_pretrained(name, revision=args.student_revision, **load)
+            source, info = LeapModel.from_pretrained(name, revision=args.student_revision, **load)
+            check_weights(source, info)
         if source.config.vocab_size != teacher.config.vocab_size:
             raise ValueError("--student and --teacher must share one vocabulary: choose another student")
     starts = parse_layer_starts(args.student_layers) if args.student_layers else None

@@ -25,7 +25,13 @@ COMMANDS = {
     "held_out": "texts that training did not draw, to calibrate and to time with",
     "corpus_cost": "cost of embedding a corpus, how it grows, and an estimate for 10^9 texts",
     "survival": "training and corpus encoding killed, short of disk, with damaged files",
+    "parity": "ONNX files beside torch: exit layers, embeddings, int8 on sentence pairs",
     "latency": "time of a batch with exits and without, by batch size and length",
+    "fuzz": "random calls of all kinds: the right vectors or one clear error",
+    "correctness": "fast ways to run the model beside one text at a time, on real texts",
+    "endurance": "an hour from several threads: memory, the same vectors, steady speed",
+    "reliability": "docs/reliability.md from results/: a rendering, no evaluation",
+    "licences": "docs/licences.md from the packages installed: no evaluation",
     "card": "model_card.md from results/: a rendering, no evaluation",
 }
 

@@ -14,7 +14,7 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from eval import card_evidence, card_facts, card_front, card_paper
+from eval import card_evidence, card_facts, card_front, card_paper, card_reliability
 from eval.arguments import check_writable
 from eval.card_results import Json, Results, read_results
 from eval.errors import UsageError
@@ -91,6 +91,7 @@ def render(results: Results, repository: str | None = None) -> Card:
         front=card_front.front(results),
         seeds=card_front.seeds(results),
         protocol=card_paper.protocol(results),
+        reliability=card_reliability,
         compared=card_facts.comparisons(results),
         training=card_facts.training(results),
         sources=card_facts.sources(results),

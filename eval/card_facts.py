@@ -152,6 +152,7 @@ def measured(results: Results) -> list[tuple[Json, str]]:
     found += [(results.teacher_diagnosis, "the teacher"), *((result, "") for result in results.calibrations)]
     short = (results.baselines, results.ablation, results.seeds, results.paper)
     found += [(results.front, ""), *((result, "short runs") for result in short)]
+    found += [(result, "") for result in results.reliability.values()]
     return [(result, note) for result, note in found if result]
 
 

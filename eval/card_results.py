@@ -38,6 +38,9 @@ OPTIONAL = (
     "front.json",
     "seeds.json",
     "paper-l12.json",
+    "correctness.json",
+    "fuzz.json",
+    "endurance.json",
 )
 # Of models that were trained for them alone: only their teacher is one that the card knows.
 TRAINED_FOR = ("baselines.json", "ablation.json", "seeds.json", "paper-l12.json")
@@ -72,6 +75,7 @@ class Results:
         front: exit rules beside cuts of the same mean depth.
         seeds: a recipe over several seeds.
         paper: the paper's own protocol.
+        reliability: `correctness`, `fuzz` and `endurance`, by name, where they were measured.
         pictures: name of a result, without ending -> name of the picture beside it.
     """
 
@@ -93,6 +97,7 @@ class Results:
     front: Json | None
     seeds: Json | None
     paper: Json | None
+    reliability: dict[str, Json]
     pictures: dict[str, str]
 
     @property
@@ -157,6 +162,11 @@ def read_results(folder: Path, config: Path) -> Results:
         front=found.get("front.json"),
         seeds=found.get("seeds.json"),
         paper=found.get("paper-l12.json"),
+        reliability={
+            name: found[f"{name}.json"]
+            for name in ("correctness", "fuzz", "endurance")
+            if f"{name}.json" in found
+        },
         pictures={
             path.stem: f"{path.stem}{ending}"
             for path in paths
@@ -263,7 +273,7 @@ def _check_rule(results: Results, found: Mapping[str, Json]) -> None:
             rules[name] = content["figures"]["exits"]
         elif name.startswith("retrieval-"):
             rules[name] = content["figures"]["exit_rule"]
-        elif name.startswith("latency"):
+        elif name.startswith("latency") or name == "correctness.json":
             rules[name] = content["figures"]
     for name, rule in rules.items():
         if rule is None or any(rule[key] != value for key, value in results.rule.items() if key in rule):

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub.errors import EntryNotFoundError
 from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 
-from configuration_leap import ExitThreshold, LeapConfig
-from eval.errors import UsageError, first_line
+from configuration_leap import ExitThreshold, LeapConfig, check_int
+from eval.checkpoint import check_code, check_tokenizer, check_weights, loading
+from eval.errors import UsageError
 from eval.exits import FloatArray, IntArray
 from eval.files import write_json
 from modeling_leap import LeapModel
@@ -154,25 +156,30 @@ def load_encoder(
         UsageError: there is no such model, it cannot be reached, or it is no BERT encoder.
     """
     folder_or_id = find_model(source, argument)
-    try:
+    with loading(argument, source):
         config, _ = LeapConfig.get_config_dict(folder_or_id, revision=revision)
         if config.get("model_type") != "bert":
             kind = config.get("model_type")
             raise UsageError(f"{argument}: {source!r} is a model of type {kind!r}: give a BERT encoder")
-        tokenizer = AutoTokenizer.from_pretrained(folder_or_id, revision=revision)
         loader = AutoModel if trust_remote_code else LeapModel
         trust = {"trust_remote_code": True} if trust_remote_code else {}
+        check_code(config, trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder_or_id, revision=revision)
+        check_tokenizer(tokenizer, config.get("vocab_size", LeapConfig().vocab_size))
         model, info = loader.from_pretrained(
-            folder_or_id, revision=revision, dtype=torch.float32, output_loading_info=True, **trust
+            folder_or_id,
+            revision=revision,
+            dtype=torch.float32,
+            output_loading_info=True,
+            use_safetensors=True,
+            **trust,
         )
+        check_weights(model, info)
         max_length = _max_length(folder_or_id, model.config.max_position_embeddings, revision)
-    except (OSError, HfHubHTTPError) as error:
-        raise UsageError(f"{argument}: cannot load {source!r}: {first_line(error)}") from error
-    if info["missing_keys"]:
-        # transformers would go on with random numbers in their place.
-        raise UsageError(f"{argument}: {source!r} lacks weights: {sorted(info['missing_keys'])[:3]} ...")
     if not hasattr(model.config, "exit_threshold"):
         raise UsageError(f"{argument}: {source!r} brings no LEAP code: leave out --trust_remote_code")
+    # What evaluations read of an output, whatever the config asks for.
+    model.config.return_dict, model.config.output_attentions = True, False
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Encoder(source, model.to(device).eval(), tokenizer, max_length)
 
@@ -188,7 +195,8 @@ def _max_length(source: str, longest: int, revision: str | None) -> int:
             return longest
     if not path.is_file():
         return longest
-    return min(json.loads(path.read_text()).get("max_seq_length") or longest, longest)
+    stated = json.loads(path.read_text()).get("max_seq_length") or longest
+    return min(check_int(f"max_seq_length in {SENTENCE_CONFIG}", stated, 3, sys.maxsize), longest)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ PACKAGES = (
     "scipy",
     "sentence-transformers",
     "pytrec-eval-terrier",
+    "onnxruntime",
 )
 
 

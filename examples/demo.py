@@ -113,16 +113,23 @@ def load(source: str) -> tuple[Any, Any]:
     """The model, in float32 and ready to encode, and its tokenizer.
 
     Raises:
-        OSError: there is no such model.
-        ValueError: it has no exits.
+        ValueError: there is no such model, or it is broken or has no exits.
     """
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise ValueError(f"--model: {source!r} holds no checkpoint (config.json): give a folder that does")
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    # float32: the checkpoint is stored in float16, which processors compute slowly.
-    model = AutoModel.from_pretrained(source, trust_remote_code=True, dtype=torch.float32).eval()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        # float32: the checkpoint is stored in float16, which processors compute slowly.
+        model = AutoModel.from_pretrained(
+            source, trust_remote_code=True, dtype=torch.float32, use_safetensors=True
+        ).eval()
+    except Exception as error:  # of whichever library reads the broken file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"--model: cannot load {source!r}: {reason}") from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # made up where the files are missing
+        raise ValueError(f"--model: {source!r} has no tokenizer: put tokenizer.json beside its weights")
     if not hasattr(model.config, "resolve_exit_rule"):
         raise ValueError(f"--model: {source!r} is no LEAP model: give one that is")
     return model, tokenizer
