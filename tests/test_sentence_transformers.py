@@ -55,7 +55,7 @@ def by_layer(theta: float) -> list[float | None]:
     return [None, None, None, theta, theta, None]
 
 
-@pytest.mark.parametrize("theta", ["config", 0.6, None, by_layer(0.4)], ids=str)
+@pytest.mark.parametrize("theta", ["config", 0.55, None, by_layer(0.4)], ids=str)
 def test_encode_gives_the_models_own_vectors(toy: Path, theta: ExitThreshold | str) -> None:
     encoder = load(toy)
     rule = {} if theta == "config" else {"exit_threshold": theta}
