@@ -1,4 +1,4 @@
-"""The other end of `eval.peer_worker`: start the process of a library, ask it, hear what it says when it dies."""
+"""The other end of `eval.peer_worker`: start the process of a library, ask it, hear what ended it."""
 
 import importlib.util
 import json

@@ -4,6 +4,7 @@ Imported by the process that measures a library and by the one that asks it to, 
 in the function that needs it: what another one takes of memory must not count as its own.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ class Peer:
         model: which of the two.
         precision: of weights and matrix products.
         packages: import name -> what to install, of all that it needs.
+        needs: what has to be exported for it, of "onnx" and "openvino".
         load: makes an `Encode` for each variant: "full depth", for LEAP "exits" too.
     """
 
@@ -51,6 +53,7 @@ class Peer:
     model: Literal["teacher", "leap"]
     precision: Literal["float32", "int8"]
     packages: dict[str, str]
+    needs: tuple[str, ...]
     load: Callable[[Sources], dict[str, Encode]]
 
     @property
@@ -233,7 +236,7 @@ def _fastembed(sources: Sources) -> dict[str, Encode]:
         pooling=PoolingType.MEAN,
         normalization=True,
         sources=ModelSource(hf=name),  # asked for; not read, as the files are given below
-        dim=0,
+        dim=json.loads((Path(sources.exported) / "config.json").read_text())["hidden_size"],
         model_file="onnx/model.onnx",
     )
     model = TextEmbedding(name, specific_model_path=sources.exported, threads=sources.threads)
@@ -244,33 +247,85 @@ def _fastembed(sources: Sources) -> dict[str, Encode]:
     return {FULL_DEPTH: encode}
 
 
-_ONNXRUNTIME = {"onnxruntime": "onnxruntime", "tokenizers": "tokenizers"}
+def _leap_encoder(runtime: str) -> Callable[[Sources], dict[str, Encode]]:
+    def load(sources: Sources) -> dict[str, Encode]:
+        from runtime import LeapEncoder
 
-PEERS: dict[str, Peer] = {
-    "sentence-transformers": Peer(
-        "sentence-transformers, torch",
-        "teacher",
-        "float32",
-        {"sentence_transformers": "sentence-transformers"},
-        _sentence_transformers,
-    ),
-    "transformers": Peer("transformers, torch", "teacher", "float32", {}, _transformers),
-    "onnxruntime": Peer(
-        "ONNX Runtime, fused", "teacher", "float32", _ONNXRUNTIME, _onnxruntime("onnx/model.onnx")
-    ),
-    "onnxruntime-int8": Peer(
-        "ONNX Runtime, int8", "teacher", "int8", _ONNXRUNTIME, _onnxruntime("onnx/model_int8.onnx")
-    ),
-    "fastembed": Peer("fastembed", "teacher", "float32", {"fastembed": "fastembed"}, _fastembed),
-    "openvino": Peer(
-        "OpenVINO", "teacher", "float32", {"openvino": "openvino"}, _openvino("openvino/model.xml")
-    ),
-    "leap-transformers": Peer("LEAP, transformers, torch", "leap", "float32", {}, _leap_transformers),
-    "leap-sentence-transformers": Peer(
-        "LEAP, sentence-transformers, torch",
-        "leap",
-        "float32",
-        {"sentence_transformers": "sentence-transformers"},
-        _leap_sentence_transformers,
-    ),
-}
+        encoder = LeapEncoder.from_pretrained(
+            sources.exported, runtime=runtime, threads=sources.threads, max_length=sources.max_length
+        )
+
+        def make(rule: dict[str, Any]) -> Encode:
+            def encode(texts: list[str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+                return encoder.encode(texts, batch_size=len(texts), return_exit_layers=True, **rule)
+
+            return encode
+
+        return {variant: make(rule) for variant, rule in _rules().items()}
+
+    return load
+
+
+_SENTENCE = {"sentence_transformers": "sentence-transformers"}
+_ONNX = {"onnxruntime": "onnxruntime", "tokenizers": "tokenizers", "onnx": "onnx"}
+_FASTEMBED = {"fastembed": "fastembed", "onnx": "onnx", "onnxruntime": "onnxruntime"}
+OPENVINO_FILE = "openvino/model.xml"
+_FLAT, _FLAT_INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
+
+
+def _peers() -> dict[str, Peer]:
+    table: tuple[tuple[Any, ...], ...] = (
+        (
+            "sentence-transformers",
+            "sentence-transformers, torch",
+            "float32",
+            _SENTENCE,
+            (),
+            _sentence_transformers,
+        ),
+        ("transformers", "transformers, torch", "float32", {}, (), _transformers),
+        ("onnxruntime", "ONNX Runtime, fused", "float32", _ONNX, ("onnx",), _onnxruntime(_FLAT)),
+        ("onnxruntime-int8", "ONNX Runtime, int8", "int8", _ONNX, ("onnx",), _onnxruntime(_FLAT_INT8)),
+        ("fastembed", "fastembed", "float32", _FASTEMBED, ("onnx",), _fastembed),
+        (
+            "openvino",
+            "OpenVINO",
+            "float32",
+            {"openvino": "openvino"},
+            ("openvino",),
+            _openvino(OPENVINO_FILE),
+        ),
+        (
+            "leap-sentence-transformers",
+            "sentence-transformers, torch",
+            "float32",
+            _SENTENCE,
+            (),
+            _leap_sentence_transformers,
+        ),
+        ("leap-transformers", "transformers, torch", "float32", {}, (), _leap_transformers),
+        ("leap-onnx", "`LeapEncoder`, segments", "float32", _ONNX, ("onnx",), _leap_encoder("onnx")),
+        (
+            "leap-onnx-single",
+            "`LeapEncoder`, one file",
+            "float32",
+            _ONNX,
+            ("onnx",),
+            _leap_encoder("onnx-single"),
+        ),
+        (
+            "leap-onnx-int8",
+            "`LeapEncoder`, segments, int8",
+            "int8",
+            _ONNX,
+            ("onnx",),
+            _leap_encoder("onnx-int8"),
+        ),
+    )
+    return {
+        name: Peer(title, "leap" if name.startswith("leap-") else "teacher", precision, packages, needs, load)
+        for name, title, precision, packages, needs, load in table
+    }
+
+
+PEERS = _peers()

@@ -237,9 +237,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=positive, default=2, help="of each library (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the order of texts (default: %(default)s)")
-    parser.add_argument(
-        "--exports", type=Path, help="folder to keep exported files in (default: they are made anew)"
-    )
     add_plot_argument(parser)
 
 
@@ -266,7 +263,7 @@ def run(args: argparse.Namespace) -> Report:
     settings = Settings(args.baseline, args.batch_sizes, args.rounds, args.seconds)
     with ExitStack() as stack:
         sources = stack.enter_context(
-            sources_of(model, teacher, [PEERS[name] for name in present], args.threads, args.exports)
+            sources_of(model, teacher, [PEERS[name] for name in present], args.threads)
         )
         processes = {name: start(name, sources, stack) for name in present}
         asks = {name: process.ask for name, process in processes.items()}

@@ -219,7 +219,7 @@ def _draw_quality(axes: Any, figures: dict[str, Any]) -> None:
 
 
 def _draw_speedups(axes: Any, figures: dict[str, Any]) -> None:
-    """Draw exits over full depth in the same library, by kind of texts and batch size; a mark at the possible."""
+    """Draw exits over full depth in the same library, by texts and batch size; a mark at the possible."""
     rows = [row for row in figures["rows"] if "speedup" in row]
     names = list(dict.fromkeys(row["peer"] for row in rows))
     groups = list(dict.fromkeys((row["texts"], row["batch_size"]) for row in rows))

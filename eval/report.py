@@ -26,6 +26,10 @@ PACKAGES = (
     "scipy",
     "sentence-transformers",
     "pytrec-eval-terrier",
+    "onnxruntime",
+    "onnx",
+    "openvino",
+    "fastembed",
 )
 
 
