@@ -148,7 +148,9 @@ def measured(results: Results) -> list[tuple[Json, str]]:
     found = [(results.sts, ""), (results.teacher, "the teacher"), *((grid, "") for grid in grids)]
     for result, teachers in results.similarity:
         found += [(result, ""), (teachers, "the teacher")]
-    found += [(result, "") for result in [*results.retrieval, *results.latency, results.diagnosis]]
+    found += [
+        (result, "") for result in [*results.retrieval, *results.latency, *results.peers, results.diagnosis]
+    ]
     found += [(results.teacher_diagnosis, "the teacher"), *((result, "") for result in results.calibrations)]
     found += [(result, "short runs") for result in (results.baselines, results.ablation)]
     return [(result, note) for result, note in found if result]
