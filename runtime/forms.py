@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 from runtime import graph as parts
 from runtime.graph import IR_VERSION, OPSETS, Bert, Graph
 

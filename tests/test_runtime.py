@@ -36,7 +36,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     torch.manual_seed(0)
     config = LeapConfig(
         vocab_size=99, hidden_size=32, num_hidden_layers=6, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=40, initializer_range=0.2, exit_threshold=0.5, min_exit_layer=3,
+        max_position_embeddings=40, initializer_range=0.2, exit_threshold={1: 0.5, 2: 0.2}[request.param], min_exit_layer=3,
         exit_patience=request.param,
     )  # fmt: skip
     path = eval_toys.save_toy(tmp_path_factory.mktemp("model"), LeapModel(config).eval())
