@@ -20,6 +20,7 @@ COMMANDS = {
     "calibrate": "the loosest threshold with a guaranteed fidelity on texts of your own",
     "diagnose": "would texts leave early, would it pay, and do depths compare",
     "peers": "LEAP and its teacher in every library that people run them in, side by side",
+    "parity": "ONNX files beside torch: exit layers, embeddings, int8 on sentence pairs",
     "latency": "time of a batch with exits and without, by batch size and length",
     "card": "model_card.md from results/: a rendering, no evaluation",
 }

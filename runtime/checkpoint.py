@@ -82,9 +82,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise ValueError(f"{str(folder)!r} has no {WEIGHTS}: save the model in that format")
     weights = _read_safetensors(folder / WEIGHTS)
     wanted = ["embeddings.word_embeddings.weight"]
-    wanted += [
-        f"encoder.layer.{number}.output.dense.weight" for number in range(config["num_hidden_layers"])
-    ]
+    wanted += [f"encoder.layer.{number}.output.dense.weight" for number in range(config["num_hidden_layers"])]
     missing = [name for name in wanted if name not in weights]
     if missing:
         raise ValueError(f"{str(folder)!r} lacks weights: {missing[:3]}")

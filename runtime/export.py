@@ -8,10 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import ModelProto
 
+import onnx
 from distill.files import write_folder
+from onnx import ModelProto
 from runtime import forms
 from runtime.checkpoint import Checkpoint, read_checkpoint
 from runtime.graph import OPSETS, Bert

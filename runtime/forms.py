@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 from runtime import graph as parts
 from runtime.graph import IR_VERSION, OPSETS, Bert, Graph
 
@@ -95,13 +95,9 @@ def with_exits(
         cosine = parts.cosine(graph, means[-1], means[0])
         limit = graph.op("Gather", limits, graph.constant(np.array(number - 1)), axis=0)
         reached = graph.op("Cast", graph.op("GreaterOrEqual", cosine, limit), to=TensorProto.INT32)
-        all_reached = graph.op(
-            "Cast", graph.op("ReduceMin", reached, keepdims=0), to=TensorProto.BOOL
-        )
+        all_reached = graph.op("Cast", graph.op("ReduceMin", reached, keepdims=0), to=TensorProto.BOOL)
         then = _branch(graph, lambda inner: finish(inner, means[-1], number), bert.hidden_size)
-        more = _branch(
-            graph, lambda inner: go_on(inner, number + 1, hidden, means), bert.hidden_size
-        )
+        more = _branch(graph, lambda inner: go_on(inner, number + 1, hidden, means), bert.hidden_size)
         embedding, layer = graph.ops("If", all_reached, outputs=2, then_branch=then, else_branch=more)
         return embedding, layer
 

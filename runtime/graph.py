@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from runtime.checkpoint import Checkpoint, FloatArray
 
 Precision = Literal["float32", "int8"]
@@ -98,7 +98,9 @@ class Bert:
     def _need(config: dict[str, Any], field: str, value: str) -> None:
         found = config.get(field, value)
         if found != value:
-            raise ValueError(f"{field} must be {value!r} to be exported, got {found!r}: run the model in torch")
+            raise ValueError(
+                f"{field} must be {value!r} to be exported, got {found!r}: run the model in torch"
+            )
 
     def embed(self, graph: Graph, input_ids: str, token_type_ids: str | None = None) -> str:
         """(B, T, H): the embedding layer.

@@ -62,9 +62,7 @@ def resolve(
         first = max(layers // 2, lowest)
     first = _check_int("min_exit_layer", first, lowest, layers)
     exits = {
-        number: float(thetas[number - 1])
-        for number in range(first, layers)
-        if thetas[number - 1] is not None
+        number: float(thetas[number - 1]) for number in range(first, layers) if thetas[number - 1] is not None
     }
     return ExitRule(exits, layers, patience)
 

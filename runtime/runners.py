@@ -160,7 +160,7 @@ class _Rows:
             self.pooled = {layer: _value(value.numpy()[stay]) for layer, value in self.pooled.items()}
 
     def gather(self, depth: int) -> tuple[FloatArray, IntArray]:
-        """Embeddings and exit layers of all rows, in the caller's order; who is still here leaves at `depth`."""
+        """Embeddings and exit layers of all rows, in order; who is still here leaves at `depth`."""
         if not self.all_left:
             self.left.append((self.rows, self.pooled[depth].numpy(), depth))
         if len(self.left) == 1:

@@ -1,0 +1,97 @@
+"""The ONNX files beside torch on real texts: exit layers, embeddings, and what int8 costs on sentence pairs.
+
+python -m eval parity --model . --data texts.txt --pairs stsb --output results/parity.json
+"""
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from eval.arguments import add_common_arguments, check_writable, positive
+from eval.data import StsData, load_sts
+from eval.encode import Encoder, encode_layers, find_model_folder, load_encoder
+from eval.errors import UsageError
+from eval.exits import row_cosines, successive_cosines
+from eval.metrics import spearman
+from eval.report import Report
+from eval.texts import load_texts_or_pairs, texts_of
+from runtime import LeapEncoder
+from runtime.rule import resolve
+
+TIE = 1e-4  # a cosine this near to its threshold may fall to either side in another order of sums
+RUNTIMES = ("onnx", "onnx-single", "onnx-int8", "onnx-single-int8")
+
+
+def compare(
+    torch_encoder: Encoder, encoder: LeapEncoder, texts: list[str], batch_size: int
+) -> dict[str, Any]:
+    """Exit layers and embeddings of another runtime beside those of torch, both at the model's own rule.
+
+    Args:
+        torch_encoder: the model in torch.
+        encoder: the same weights in another runtime.
+        texts: N texts.
+        batch_size: texts a forward pass.
+
+    Returns:
+        `texts`; `ties`: texts with a cosine within 1e-4 of a threshold, which are not compared further;
+        `other_layer`: of the rest, how many left at another layer; `largest_difference` of a component of
+        the normalised embeddings, `lowest_cosine`: of those that left at the same one; None if there are none.
+    """
+    rule = resolve(encoder.config)
+    layers = encode_layers(torch_encoder, texts, batch_size=batch_size)
+    cosines = successive_cosines(layers, rule.patience)
+    found, left = encoder.encode(texts, batch_size, return_exit_layers=True)
+    expected_left = np.full(len(texts), rule.layers)
+    ties = np.zeros(len(texts), dtype=bool)
+    for number, theta in reversed(rule.exits.items()):
+        cosine = cosines[:, number - 1]
+        expected_left = np.where(cosine >= theta, number, expected_left)
+        ties |= np.abs(cosine - theta) < TIE
+    expected = layers[np.arange(len(texts)), expected_left - 1]
+    expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    same = (left == expected_left) & ~ties
+    return {
+        "texts": len(texts),
+        "ties": int(ties.sum()),
+        "other_layer": int(((left != expected_left) & ~ties).sum()),
+        "largest_difference": float(np.abs(found - expected)[same].max()) if same.any() else None,
+        "lowest_cosine": float(row_cosines(found, expected)[same].min()) if same.any() else None,
+    }
+
+
+def score(encoder: LeapEncoder, pairs: StsData, batch_size: int) -> float:
+    """Spearman's correlation of cosine with gold similarity, at the model's own rule."""
+    first, second = np.split(encoder.encode(pairs.first + pairs.second, batch_size), 2)
+    return float(spearman(row_cosines(first, second), pairs.scores))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this evaluation."""
+    add_common_arguments(parser)
+    parser.add_argument("--data", required=True, help="texts: txt, json, jsonl, parquet, or sentence pairs")
+    parser.add_argument("--limit", type=positive, default=2000, help="texts to compare (%(default)s)")
+    parser.add_argument("--pairs", default="stsb", help="sentence pairs for Spearman (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Run it as the command does."""
+    check_writable("--output", args.output)
+    folder = find_model_folder(args.model)
+    data = load_texts_or_pairs(args.data, args.split, args.limit)
+    texts = texts_of(data)[: args.limit]
+    pairs = load_sts(args.pairs, args.split)
+    torch_encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
+    figures: dict[str, Any] = {}
+    lines = [f"{len(texts)} texts of {data.name}, {len(pairs.scores)} pairs of {pairs.name}"]
+    for name in ("torch", *RUNTIMES):
+        try:
+            encoder = LeapEncoder.from_pretrained(folder, runtime=name)
+        except ValueError as error:
+            raise UsageError(f"--model: {error}") from error
+        row = compare(torch_encoder, encoder, texts, args.batch_size)
+        row["spearman"] = score(encoder, pairs, args.batch_size)
+        figures[name] = row
+        lines.append(f"  {name:<18}" + ", ".join(f"{key} {value}" for key, value in row.items()))
+    return Report(figures, "\n".join(lines), {"model": torch_encoder}, data)
