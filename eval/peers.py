@@ -301,7 +301,7 @@ def run(args: argparse.Namespace) -> Report:
     if args.plot:
         from eval.plot import plot_peers  # here: matplotlib takes long to load
 
-        plot_peers(figures, f"{args.threads} threads, {pairs.name}", *args.plot)
+        plot_peers(figures, f"{pairs.name}; threads: {args.threads}", *args.plot)
     return Report(figures, summary(figures), {"model": model, "teacher": teacher}, pairs, args.seed)
 
 

@@ -181,6 +181,7 @@ def _draw_quality(axes: Any, figures: dict[str, Any]) -> None:
     scores = {(row["peer"], row["variant"]): row["spearman"] for row in figures["quality"]}
     kind, size = figures["texts"][0]["name"], min(row["batch_size"] for row in figures["rows"])
     rows = [row for row in figures["rows"] if (row["texts"], row["batch_size"]) == (kind, size)]
+    full: dict[str, tuple[float, float]] = {}
     for row in rows:
         peer = figures["peers"][row["peer"]]
         color = (
@@ -189,9 +190,23 @@ def _draw_quality(axes: Any, figures: dict[str, Any]) -> None:
         marker = "o" if peer["precision"] == "float32" else "s"
         at = (row["p50_ms"], scores[row["peer"], row["variant"]])
         axes.plot(*at, color=color, marker=marker, markersize=7, linestyle="none")
-        short = row["peer"].removeprefix("leap-")
+        if peer["model"] == "leap" and row["variant"] == "full depth":
+            full[row["peer"]] = at
+            continue
+        # LEAP's two variants are joined by a line and named once, below; the teacher's libraries above.
+        below = peer["model"] == "leap"
+        if below:
+            axes.plot(*zip(full[row["peer"]], at, strict=True), color="crimson", linewidth=0.7, alpha=0.6)
         axes.annotate(
-            short, at, xytext=(4, 4), textcoords="offset points", fontsize=7, color=color, rotation=30
+            row["peer"].removeprefix("leap-"),
+            at,
+            xytext=(4, -5 if below else 4),
+            textcoords="offset points",
+            fontsize=7,
+            color=color,
+            rotation=-30 if below else 30,
+            rotation_mode="anchor",
+            verticalalignment="top" if below else "bottom",
         )
     for label, color, marker in (
         ("teacher", "0.35", "o"),
@@ -202,20 +217,20 @@ def _draw_quality(axes: Any, figures: dict[str, Any]) -> None:
         edge = "0.35" if color == "white" else color
         axes.plot([], [], color=color, marker=marker, linestyle="none", markeredgecolor=edge, label=label)
     shown = sorted(scores.values())
-    margin = 0.25 * (shown[-1] - shown[0]) + 0.002
+    margin = 0.35 * (shown[-1] - shown[0]) + 0.001
     axes.set(
-        xlabel=f"milliseconds of a call, {size} of the {kind}, median",
+        xlabel=f"milliseconds, median: {kind}, batch {size}",
         ylabel="Spearman correlation",
         xscale="log",
-        ylim=(shown[0] - margin, shown[-1] + 2 * margin),
+        ylim=(shown[0] - margin, shown[-1] + margin),
     )
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
     axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     times = [row["p50_ms"] for row in rows]
-    axes.set_xlim(min(times) / 1.3, max(times) * 1.8)
+    axes.set_xlim(min(times) / 1.3, max(times) * 2.2)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="best")
 
 
 def _draw_speedups(axes: Any, figures: dict[str, Any]) -> None:
@@ -239,7 +254,7 @@ def _draw_speedups(axes: Any, figures: dict[str, Any]) -> None:
             label="layers / mean exit layer" if index == len(names) - 1 else None,
         )
     axes.axhline(1, color="0.5", linewidth=0.8)
-    labels = [f"{texts.replace('passages of ', '')}\n{'x'} {size}" for texts, size in groups]
+    labels = [f"{texts.replace('passages of ', '')}\nx {size}" for texts, size in groups]
     axes.set_xticks(range(len(groups)), labels, fontsize=8)
     axes.set(xlabel="texts (passages: tokens) and batch", ylabel="speedup of exits over full depth")
     axes.grid(alpha=0.3, axis="y")
