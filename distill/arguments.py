@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from distill.data import TextSource
 from distill.objective import ObjectiveConfig
-from distill.recipes import RECIPES
+from distill.recipes import PRESETS, RECIPES
 from distill.release import check_push
 from distill.students import parse_layer_starts
 
@@ -37,6 +37,12 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         description=description,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
     )
+    parser.add_argument(
+        "--preset",
+        choices=sorted(PRESETS),
+        help="other defaults for some options: paper-l12, the paper's protocol, twice as deep as a teacher "
+        "of 6 layers (or of the layers of --student)",
+    )
     add = parser.add_argument_group("models").add_argument
     add(
         "--teacher",
@@ -50,8 +56,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add(
         "--student_layers",
         metavar="START",
-        help="one item a layer: N copies layer N, N~ copies it near the identity, N~0.3 less near, tN "
-        "copies the teacher's layer N; for example 1,3,6,6~,6~,6~ (default: all layers in order)",
+        help="one item a layer: N copies layer N, N~ copies it near the identity, N~0.3 less near, Na,Nf its "
+        "two halves, tN the teacher's layer N; for example 1,3,6,6~,6~,6~ (default: all layers in order)",
     )
     add(
         "--train_word_embeddings", action="store_true", help="train the word embeddings too (default: frozen)"
@@ -323,7 +329,13 @@ def fail(error: Exception) -> NoReturn:
 
 def parse(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read and check the command line; what is wrong ends the program with one line."""
-    args = build_parser(description).parse_args(argv)
+    parser = build_parser(description)
+    args = parser.parse_args(argv)
+    if args.preset:
+        parser.set_defaults(**PRESETS[args.preset])
+        if args.student:
+            parser.set_defaults(student_layers=None)  # those of the preset are the teacher's
+        args = parser.parse_args(argv)
     try:
         check(args)
     except ValueError as error:

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,11 +191,11 @@ class TokenCache:
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
 
 
-def draw_texts(cache: TokenCache, max_texts: int | None, seed: int) -> np.ndarray:
+def draw_texts(texts: Sized, max_texts: int | None, seed: int) -> np.ndarray:
     """Indices of the texts to train on, ascending: all, or `max_texts` drawn without replacement."""
-    if max_texts is None or max_texts >= len(cache):
-        return np.arange(len(cache))
-    return np.sort(np.random.default_rng(seed).choice(len(cache), max_texts, replace=False))
+    if max_texts is None or max_texts >= len(texts):
+        return np.arange(len(texts))
+    return np.sort(np.random.default_rng(seed).choice(len(texts), max_texts, replace=False))
 
 
 def length_grouped_batches(

@@ -1,4 +1,7 @@
-"""Named objectives: `paper` as published, `leap` as measured to open the exits from an aligned start."""
+"""Named objectives: `paper` as published, `leap` as measured to open the exits from an aligned start.
+
+And presets, which are defaults of train_leap.py's options under a name.
+"""
 
 from dataclasses import replace
 
@@ -15,3 +18,20 @@ LEAP = replace(
 )
 
 RECIPES = {"leap": LEAP, "paper": PAPER}
+
+# The paper's protocol (arXiv 2605.01058): 12 layers, l_min 6, theta 0.95, its objective, batch, learning rate
+# and epochs. Without L_exit: --beta 0. Its own models, where the Hub can be reached:
+#     --teacher sentence-transformers/bert-large-nli-mean-tokens --student microsoft/MiniLM-L12-H384-uncased
+# with the data set's --split and --text_columns. Without --student the 12 layers are the two halves of each
+# of the teacher's 6.
+PRESETS: dict[str, dict[str, object]] = {
+    "paper-l12": {
+        "recipe": "paper",
+        "student_layers": ",".join(f"{layer}a,{layer}f" for layer in range(1, 7)),
+        "batch_size": 64,
+        "learning_rate": 5e-5,
+        "epochs": 10,
+        "exit_threshold": 0.95,
+        "min_exit_layer": 6,
+    }
+}

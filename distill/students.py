@@ -5,9 +5,15 @@ it near the identity: its output passes almost unchanged through it at first, so
 starts as good as the layers below and has only to refine them. `6~0.3` says how much of the layer's own
 update is let through (0.1 where nothing is said). `t6` is layer 6 of the teacher where the source is another
 model: a tail of the teacher's own layers on a trunk that is trained already.
+
+`6a,6f` splits layer 6 into two student layers, its attention half and its feed-forward half: a student of
+twice the source's depth that starts by computing exactly what the source does (`_start_as_half`).
 """
 
+import itertools
+import re
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -17,6 +23,10 @@ from configuration_leap import LeapConfig
 from modeling_leap import LeapModel
 
 DEFAULT_UPDATE_SCALE = 0.1
+
+# t, N, and one of: nothing, a half, ~ with a scale or without.
+_ITEM = re.compile(r"(t?)([0-9]+)(?:([af])|(~)(.*))?")
+_HALVES = {"a": "attention", "f": "feed-forward"}
 
 
 @dataclass(frozen=True)
@@ -28,36 +38,29 @@ class LayerStart:
         of_teacher: it is a layer of the teacher, even where the student starts from another model.
         update_scale: None for a plain copy; otherwise the layer starts near the identity and this factor in
             (0, 1] scales the output projections of its attention and feed-forward halves.
+        half: which half of the source's layer it starts as; None: the whole.
     """
 
     source: int
     update_scale: float | None = None
     of_teacher: bool = False
+    half: Literal["attention", "feed-forward"] | None = None
 
 
 def parse_layer_starts(spec: str) -> list[LayerStart]:
-    """Read a start such as `1,3,6,6~,6~0.3` or `1,2,3,t4,t5,t6`.
+    """Read a start such as `1,3,6,6~,6~0.3`, `1,2,3,t4,t5,t6` or `1a,1f,2a,2f`.
 
     Raises:
-        ValueError: an item is not of the form `N`, `N~` or `N~SCALE`, each with or without a `t` before it,
-            with N >= 1 and SCALE in (0, 1].
+        ValueError: an item is not of the form `N`, `N~`, `N~SCALE`, `Na` or `Nf`, each with or without a `t`
+            before it, with N >= 1 and SCALE in (0, 1]; or a half is without the other half of its layer.
     """
     starts = []
     for item in spec.split(","):
-        source, tilde, scale = item.strip().partition("~")
-        layer = source.removeprefix("t")
-        try:
-            start = LayerStart(
-                int(layer),
-                (float(scale) if scale else DEFAULT_UPDATE_SCALE) if tilde else None,
-                of_teacher=layer != source,
-            )
-        except ValueError:
-            start = LayerStart(0)
-        if start.source < 1 or not (start.update_scale is None or 0 < start.update_scale <= 1):
+        start = _parse_item(item.strip())
+        if start is None:
             raise ValueError(
-                f"student_layers: {item.strip()!r} is not a layer N, N~ or N~SCALE with SCALE in (0, 1]; "
-                "write for example 1,3,6,6~,6~0.3, and tN for a layer of the teacher"
+                f"student_layers: {item.strip()!r} is not a layer N, N~ or N~SCALE with SCALE in (0, 1], nor "
+                "a half Na or Nf; write for example 1,3,6,6~,6~0.3, and tN for a layer of the teacher"
             )
         starts.append(start)
     if starts[0].update_scale is not None:
@@ -65,7 +68,35 @@ def parse_layer_starts(spec: str) -> list[LayerStart]:
             "student_layers: the first layer cannot start near the identity (there is none below it); "
             "drop the ~ of the first item"
         )
+    for below, start in itertools.pairwise([None, *starts, None]):
+        opens, closes = _half_of(below, "attention"), _half_of(start, "feed-forward")
+        if opens != closes:
+            layer = (opens or closes)[0]
+            raise ValueError(
+                f"student_layers: the halves of layer {layer} go together, attention first: "
+                f"write {layer}a,{layer}f"
+            )
     return starts
+
+
+def _parse_item(item: str) -> LayerStart | None:
+    """One item of a start; None where it is none."""
+    found = _ITEM.fullmatch(item)
+    if not found:
+        return None
+    teacher, layer, half, near, scale = found.groups()
+    try:
+        update_scale = (float(scale) if scale else DEFAULT_UPDATE_SCALE) if near else None
+    except ValueError:
+        return None
+    if int(layer) < 1 or not (update_scale is None or 0 < update_scale <= 1):
+        return None
+    return LayerStart(int(layer), update_scale, bool(teacher), _HALVES.get(half))
+
+
+def _half_of(start: LayerStart | None, half: str) -> tuple[int, bool] | None:
+    """Which layer `start` is this half of; None where it is not one."""
+    return (start.source, start.of_teacher) if start and start.half == half else None
 
 
 def check_layer_starts(starts: list[LayerStart], n_layers: int) -> None:
@@ -120,6 +151,8 @@ def make_student(
         layer.load_state_dict(model.encoder.layer[start.source - 1].state_dict())
         if start.update_scale is not None:
             _start_near_identity(layer, student.encoder.layer[index - 1].output.LayerNorm, start.update_scale)
+        if start.half is not None:
+            _start_as_half(layer, start.half)
     return student
 
 
@@ -137,6 +170,25 @@ def _start_near_identity(layer: nn.Module, below: nn.LayerNorm, update_scale: fl
         half.dense.bias.mul_(update_scale)
         half.LayerNorm.weight.fill_(scale)
         half.LayerNorm.bias.fill_(below.bias.mean())
+
+
+@torch.no_grad()
+def _start_as_half(layer: nn.Module, half: str) -> None:
+    """Leave of a BERT layer what one half does, so that both after one another do what the layer does.
+
+    A layer is x = LN_1(h + attention(h)), then LN_2(x + feed-forward(x)), and LN_1 is g * n + b of the
+    normalised n. Normalising n again changes nothing (x would lose its own mean and variance), so the
+    attention half ends in n, its two LayerNorms being plain, and the feed-forward half, whose attention adds
+    nothing, makes x of it by its own LN_1. What is silenced are output projections alone: they have a
+    gradient from the first step on.
+    """
+    silenced = layer.output if half == "attention" else layer.attention.output
+    silenced.dense.weight.zero_()
+    silenced.dense.bias.zero_()
+    if half == "attention":
+        for norm in (layer.attention.output.LayerNorm, layer.output.LayerNorm):
+            norm.weight.fill_(1.0)
+            norm.bias.zero_()
 
 
 class Distilled(nn.Module):

@@ -152,7 +152,8 @@ def measured(results: Results) -> list[tuple[Json, str]]:
         (result, "") for result in [*results.retrieval, *results.latency, *results.peers, results.diagnosis]
     ]
     found += [(results.teacher_diagnosis, "the teacher"), *((result, "") for result in results.calibrations)]
-    found += [(result, "short runs") for result in (results.baselines, results.ablation)]
+    short = (results.baselines, results.ablation, results.seeds, results.paper)
+    found += [(results.front, ""), *((result, "short runs") for result in short)]
     return [(result, note) for result, note in found if result]
 
 

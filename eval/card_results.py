@@ -36,7 +36,12 @@ OPTIONAL = (
     "calibrate-*.json",
     "baselines.json",
     "ablation.json",
+    "front.json",
+    "seeds.json",
+    "paper-l12.json",
 )
+# Of models that were trained for them alone: only their teacher is one that the card knows.
+TRAINED_FOR = ("baselines.json", "ablation.json", "seeds.json", "paper-l12.json")
 OF_TEACHER = "-teacher.json"
 PICTURES = (".png", ".svg")
 COPY_LOG = "copy log.json of the training run's --output_dir to results/train-NAME.json"
@@ -66,6 +71,9 @@ class Results:
         calibrations: thresholds with a guarantee, by `eval.calibrate`.
         baselines: LEAP beside other ways to train, in short runs.
         ablation: variants of the objective and the start, in short runs.
+        front: exit rules beside cuts of the same mean depth.
+        seeds: a recipe over several seeds.
+        paper: the paper's own protocol.
         pictures: name of a result, without ending -> name of the picture beside it.
     """
 
@@ -85,6 +93,9 @@ class Results:
     calibrations: list[Json]
     baselines: Json | None
     ablation: Json | None
+    front: Json | None
+    seeds: Json | None
+    paper: Json | None
     pictures: dict[str, str]
 
     @property
@@ -147,6 +158,9 @@ def read_results(folder: Path, config: Path) -> Results:
         calibrations=starting_with("calibrate-"),
         baselines=found.get("baselines.json"),
         ablation=found.get("ablation.json"),
+        front=found.get("front.json"),
+        seeds=found.get("seeds.json"),
+        paper=found.get("paper-l12.json"),
         pictures={
             path.stem: f"{path.stem}{ending}"
             for path in paths
@@ -209,7 +223,7 @@ def _check_twins(found: Mapping[str, Json]) -> None:
 def _check_weights(found: Mapping[str, Json]) -> None:
     """Raise a UsageError unless all files are of the same weights, of the model or of the teacher."""
     for name, content in found.items():
-        teachers_only = name.endswith(OF_TEACHER) or name in ("baselines.json", "ablation.json")
+        teachers_only = name.endswith(OF_TEACHER) or name in TRAINED_FOR
         for role, model in content["models"].items():
             of_teacher = teachers_only or role == "teacher"
             first = "sts-stsb-test-teacher.json" if of_teacher else "sts-stsb-test.json"

@@ -174,11 +174,12 @@ def layer_thetas(cosines: FloatArray, first_layer: int) -> Iterator[list[float |
 
 
 def _round_down(cosine: float) -> float:
-    return float(np.floor(np.round(1e3 * cosine, 6)) / 1e3)  # 0.65 is 649.99... thousandths otherwise
+    # As a Python float: in float32, 0.199 would be written as 0.19900000095.
+    return float(np.floor(np.round(1e3 * float(cosine), 6)) / 1e3)  # 0.65 is 649.99... thousandths otherwise
 
 
-def frontier(grid: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points of the grid that no other one beats in both Spearman and mean exit layer, by depth."""
+def frontier(grid: Sequence[dict[str, Any]], score: str = "spearman") -> list[dict[str, Any]]:
+    """The points of the grid that no other one beats in both score and mean exit layer, by depth."""
     best: list[dict[str, Any]] = []
     # Of equal points the strictest threshold comes first, as it errs on the side of depth on other data; then
     # the highest first layer, as it tests less.
@@ -186,13 +187,13 @@ def frontier(grid: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         grid,
         key=lambda point: (
             point["mean_exit_layer"],
-            -point["spearman"],
+            -point[score],
             -_strictness(point),
             -point["min_exit_layer"],
         ),
     )
     for point in order:
-        if not best or point["spearman"] > best[-1]["spearman"]:
+        if not best or point[score] > best[-1][score]:
             best.append(point)
     return best
 

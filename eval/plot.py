@@ -84,6 +84,41 @@ def plot_pareto(figures: dict[str, Any], title: str, *paths: Path) -> None:
     _save(figure, paths)
 
 
+def plot_front(figures: dict[str, Any], *paths: Path) -> None:
+    """Draw a front of exit rules over cuts, a panel for each set and metric.
+
+    Args:
+        figures: what `eval.front.evaluate_front` returns.
+        *paths: files to write; the ending of each says of what kind.
+    """
+    sets = figures["sets"]
+    columns = min(2, len(sets))
+    rows = -(-len(sets) // columns)
+    figure, panels = plt.subplots(rows, columns, figsize=(4.5 * columns, 3.2 * rows), dpi=150, squeeze=False)
+    for axes, found in zip(panels.flat, sets, strict=False):
+        static, shallowest = found["static"], len(found["static"])
+        for kind, style in (("one theta", "C0.-"), ("theta a layer", "C1.-"), ("config", "C3*")):
+            points = [point for point in found["points"] if point["kind"] == kind]
+            points.sort(key=lambda point: point["mean_layer"])
+            depths = [point["mean_layer"] for point in points]
+            axes.plot(
+                depths, [point["score"] for point in points], style, linewidth=1.1, label=f"exits, {kind}"
+            )
+            if kind != "config":
+                coins = [point["coin"]["score"] for point in points]
+                axes.plot(depths, coins, "x", color=style[:2], markersize=4, alpha=0.6)
+            shallowest = min([shallowest, *map(int, depths)])
+        layers = range(shallowest, len(static) + 1)
+        axes.plot(layers, static[shallowest - 1 :], "ko--", linewidth=1, label="cut (x: coin between cuts)")
+        title = ", ".join(part for part in (found["name"], found["documents"]) if part)
+        axes.set(xlabel="mean layer", ylabel=found["metric"], title=title)
+        axes.grid(alpha=0.3)
+    for axes in panels.flat[len(sets) :]:
+        axes.set_axis_off()
+    panels[0, 0].legend(fontsize=7)
+    _save(figure, paths)
+
+
 def plot_baselines(figures: dict[str, Any], title: str, *paths: Path) -> None:
     """Draw Spearman over mean depth of every method: static cuts as lines, exits as bold markers.
 

@@ -175,9 +175,14 @@ def rank_metrics(qrels: Qrels, ranking: dict[str, dict[str, float]]) -> dict[str
         qrels: query id -> document id -> gain; one without any gain above 0 counts with 0, as in BEIR.
         ranking: query id -> document id -> score, the higher the better; no document at all counts with 0.
     """
+    return {name: float(values.mean()) for name, values in query_metrics(qrels, ranking).items()}
+
+
+def query_metrics(qrels: Qrels, ranking: dict[str, dict[str, float]]) -> dict[str, FloatArray]:
+    """The two metrics of each query, (Q,) in the order of `ranking`; arguments as of `rank_metrics`."""
     found = pytrec_eval.RelevanceEvaluator(qrels, set(METRICS.values())).evaluate(ranking)
     return {
-        name: float(np.mean([found.get(query, {}).get(key.replace(".", "_"), 0.0) for query in ranking]))
+        name: np.array([found.get(query, {}).get(key.replace(".", "_"), 0.0) for query in ranking])
         for name, key in METRICS.items()
     }
 

@@ -238,6 +238,82 @@ def ablation() -> dict[str, Any]:
     return of_teacher_alone(result("ablation", "texts/some.jsonl.gz", figures, "t"))
 
 
+def front() -> dict[str, Any]:
+    """Exits above the line on STS-B and below it beyond noise on SciFact."""
+
+    def compared(name: str, metric: str, documents: str | None, difference: float) -> dict[str, Any]:
+        interval = [difference - 0.001, difference + 0.001]
+        worst = {"mean_layer": 2.5, "difference": difference, "interval": interval}
+        worst |= {"below": int(interval[1] < 0), "above": int(interval[0] > 0)}
+        found = {"name": name, "metric": metric, "documents": documents, "points": [{}, {}, {}]}
+        return found | {"worst": dict.fromkeys(("cut", "line", "coin"), worst)}
+
+    sets = [
+        compared("stsb/test", "Spearman", None, 0.0021),
+        compared("scifact/test", "nDCG@10", "teacher's documents", -0.0032),
+    ]
+    content = result("front", "stsb/test", {"resamples": 500, "sets": sets})
+    return content | {"models": content["models"] | {"teacher": {"sha256": "t"}}}
+
+
+def _over(mean: float, sd: float | None = 0.002) -> dict[str, float | None]:
+    return {"mean": mean, "sd": sd}
+
+
+def seeds() -> dict[str, Any]:
+    figures = {
+        "max_steps": 900,
+        "training": "--beta 1.5",
+        "max_mean_layer": 3.0,
+        "static": [_over(0.6), _over(0.75), _over(0.8)],
+        "full_depth": _over(0.8),
+        "with_exits": _over(0.7801),
+        "mean_exit_layer": _over(2.5),
+        "gain": _over(-0.0012),
+        "runs": [{"seed": 0}, {"seed": 1}, {"seed": 2}],
+    }
+    return of_teacher_alone(result("seeds", "stsb/test", figures, "t"))
+
+
+def paper_protocol() -> dict[str, Any]:
+    """A run without L_exit that nothing leaves, and one of LEAP."""
+
+    def run(exited: list[float], spearman: float) -> dict[str, Any]:
+        layers = [
+            {"layer": layer, "cosine": 0.9, "exited": share, "spearman": spearman}
+            for layer, share in zip(range(6, 13), exited, strict=True)
+        ]
+        thetas = [
+            {"exit_threshold": theta, "spearman": spearman, "layer_ratio": 1.5, "mean_exit_layer": 8.0}
+            for theta in (0.9, 0.95, 0.99)
+        ]
+        time = [
+            {"batch_size": size, "full_depth_ms": 9.0, "speedup": 1.4, "speedup_together": 1.2}
+            for size in (1, 8, 32)
+        ]
+        return {
+            "full_depth": _over(0.82, None),
+            "with_exits": _over(spearman, None),
+            "mean_exit_layer": _over(8.0, None),
+            "exited_soon": _over(exited[1], None),
+            "seeds": [{"seed": 0, "layers": layers, "thetas": thetas}],
+            "time": time,
+        }
+
+    figures = {
+        "max_steps": 450,
+        "training": "--max_length 64",
+        "exit_threshold": 0.95,
+        "teacher": 0.8203,
+        "teacher_layers": 6,
+        "runs": {
+            "no L_exit": run([0.0] * 6 + [1.0], 0.82),
+            "LEAP": run([0.4, 0.9123, 0.95, 0.96, 0.97, 0.98, 1.0], 0.8077),
+        },
+    }
+    return of_teacher_alone(result("paper_l12", "stsb/test", figures, "t"))
+
+
 def of_teacher_alone(content: dict[str, Any]) -> dict[str, Any]:
     """The same result with its model in the role of the teacher."""
     return content | {"models": {"teacher": content["models"]["model"]}}
@@ -256,5 +332,14 @@ def write_evidence(folder: Path) -> None:
     write(folder / "calibrate-mine.json", tried)
     write(folder / "baselines.json", baselines())
     write(folder / "ablation.json", ablation())
-    for picture in ("diagnose-stsb.png", "diagnose-stsb.svg", "diagnose-stsb-teacher.svg", "baselines.png"):
+    write(folder / "front.json", front())
+    write(folder / "seeds.json", seeds())
+    write(folder / "paper-l12.json", paper_protocol())
+    for picture in (
+        "diagnose-stsb.png",
+        "diagnose-stsb.svg",
+        "diagnose-stsb-teacher.svg",
+        "baselines.png",
+        "front.png",
+    ):
         (folder / picture).touch()

@@ -9,8 +9,9 @@ import eval_toys
 import numpy as np
 import pytest
 
+from eval.__main__ import main
 from eval.data import StsData, load_sts
-from eval.encode import Encoder, encode_layers, load_encoder
+from eval.encode import Encoder, encode, encode_layers, load_encoder
 from eval.errors import UsageError
 from eval.exits import at_layers, exit_layers, row_cosines, successive_cosines
 from eval.pareto import choose, evaluate_pareto, frontier, layer_thetas, write_rule
@@ -125,6 +126,27 @@ def test_write_changes_nothing_else(tmp_path: Path, tiny_model: LeapModel) -> No
     assert after == before | {"exit_threshold": 0.93, "min_exit_layer": 2}
     assert list(after) == list(before)
     assert load_encoder(str(folder)).exit_rule() == (0.93, 2, 1)
+
+
+def test_thresholds_of_each_layer_are_chosen_and_written(
+    tmp_path: Path, make_tiny_model: Callable[..., LeapModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From layer 2 on, by the command; the model then leaves as the choice says."""
+    monkeypatch.setattr("eval.pareto.SHARES", (None, 0.25, 0.5, 0.75, 1.0))
+    folder = eval_toys.save_toy(tmp_path / "toy", make_tiny_model())
+    data, output = eval_toys.write_pairs(tmp_path / "pairs.csv"), tmp_path / "out.json"
+    line = f"pareto --model {folder} --data {data} --per_layer --choose --max_mean_layer 3.0 --write"
+    assert main([*line.split(), "--thetas", "0.999", "--output", str(output)]) == 0
+    chosen = json.loads(output.read_text())["figures"]["chosen"]
+    config = json.loads((folder / "config.json").read_text())
+    assert isinstance(config["exit_threshold"], list)
+    assert len(config["exit_threshold"]) == 6
+    assert config["exit_threshold"][1] == round(config["exit_threshold"][1], 3)  # not as float32 has it
+    assert (config["exit_threshold"], config["min_exit_layer"]) == (chosen["exit_threshold"], 2)
+    pairs = load_sts(str(data))
+    left = encode(load_encoder(str(folder)), pairs.first + pairs.second).exit_layers
+    assert left.mean() == pytest.approx(chosen["mean_exit_layer"])
+    assert left.mean() <= 3.0
 
 
 def test_plot_is_a_picture_and_other_endings_are_refused(

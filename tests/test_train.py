@@ -13,6 +13,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
+from distill.arguments import objective_config, parse
+from distill.recipes import PAPER
+from distill.students import parse_layer_starts
 from modeling_leap import LeapModel
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
@@ -131,6 +134,26 @@ def test_paper_recipe_other_width_and_float16(work: Path, launch: Launch) -> Non
     model = AutoModel.from_pretrained(work / "wide-run" / "model", trust_remote_code=True)
     assert model.dtype == torch.float32
     assert model.config.hidden_size == 48
+
+
+def test_the_papers_preset_with_models_of_other_widths(work: Path, launch: Launch) -> None:
+    """As with the paper's own models: a student of its own width and depth, all its layers in order."""
+    arguments = ["--preset", "paper-l12", "--student", str(work / "wide"), "--min_exit_layer", "2"]
+    done = launch("preset", *arguments, "--max_steps", "2", "--beta", "0")
+    assert done.returncode == 0, done.stderr
+    run = json.loads((work / "preset" / "log.json").read_text())["run"]
+    assert (run["recipe"], run["learning_rate"], run["student_layers"]) == ("paper", 5e-5, None)
+    assert run["batch_size"] == 8  # said on the command line
+    assert (run["objective"]["alpha"], run["objective"]["beta"]) == (0.3, 0)
+    config = json.loads((work / "preset" / "model" / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["hidden_size"], config["exit_threshold"]) == (4, 48, 0.95)
+
+
+def test_the_papers_preset_splits_the_teachers_layers() -> None:
+    args = parse("", ["--preset", "paper-l12", "--data", "owner/texts", "--output_dir", "x", "--epochs", "1"])
+    assert len(parse_layer_starts(args.student_layers)) == 12
+    assert (args.min_exit_layer, args.exit_threshold, args.batch_size, args.epochs) == (6, 0.95, 64, 1)
+    assert objective_config(args) == PAPER
 
 
 def test_stored_teacher_gives_the_same_run(work: Path, launch: Launch) -> None:
