@@ -14,7 +14,7 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from eval import card_evidence, card_facts, card_front, card_paper, card_reliability
+from eval import card_evidence, card_facts, card_front, card_paper, card_reliability, card_runtime
 from eval.arguments import check_writable
 from eval.card_results import Json, Results, read_results
 from eval.errors import UsageError
@@ -88,6 +88,7 @@ def render(results: Results, repository: str | None = None) -> Card:
         pictures=results.pictures,
         results=results,
         evidence=card_evidence,
+        runtime=card_runtime,
         front=card_front.front(results),
         seeds=card_front.seeds(results),
         protocol=card_paper.protocol(results),

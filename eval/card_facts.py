@@ -148,7 +148,9 @@ def measured(results: Results) -> list[tuple[Json, str]]:
     found = [(results.sts, ""), (results.teacher, "the teacher"), *((grid, "") for grid in grids)]
     for result, teachers in results.similarity:
         found += [(result, ""), (teachers, "the teacher")]
-    found += [(result, "") for result in [*results.retrieval, *results.latency, results.diagnosis]]
+    found += [
+        (result, "") for result in [*results.retrieval, *results.latency, *results.peers, results.diagnosis]
+    ]
     found += [(results.teacher_diagnosis, "the teacher"), *((result, "") for result in results.calibrations)]
     short = (results.baselines, results.ablation, results.seeds, results.paper)
     found += [(results.front, ""), *((result, "short runs") for result in short)]

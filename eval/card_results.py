@@ -28,6 +28,7 @@ OPTIONAL = (
     "pareto-stsb-test.json",
     "retrieval-*.json",
     "latency*.json",
+    "peers-*.json",
     "sts-*-test.json",
     "sts-*-test-teacher.json",
     "diagnose-stsb.json",
@@ -64,6 +65,7 @@ class Results:
         pareto: the same grid on STS-B test; None where it was not measured.
         retrieval: one a retrieval set.
         latency: one a machine or device.
+        peers: the model and its teacher in several libraries, by `eval.peers`; one a machine.
         training: name -> `run` of each training run, in the order in which they go on from one another.
         sources: the rows of card_sources.csv: `source`, `repository`, `licence`.
         similarity: of the model on other similarity sets, each with the teacher's, None where it is missing.
@@ -86,6 +88,7 @@ class Results:
     pareto: Json | None
     retrieval: list[Json]
     latency: list[Json]
+    peers: list[Json]
     training: dict[str, Json]
     sources: list[dict[str, str]]
     similarity: list[tuple[Json, Json | None]]
@@ -147,6 +150,7 @@ def read_results(folder: Path, config: Path) -> Results:
         pareto=found.get("pareto-stsb-test.json"),
         retrieval=starting_with("retrieval-"),
         latency=starting_with("latency"),
+        peers=starting_with("peers-"),
         training=_in_order({path.stem.removeprefix("train-"): _read(path)["run"] for path in logs}),
         sources=_sources(),
         similarity=[
@@ -273,7 +277,7 @@ def _check_rule(results: Results, found: Mapping[str, Json]) -> None:
             rules[name] = content["figures"]["exits"]
         elif name.startswith("retrieval-"):
             rules[name] = content["figures"]["exit_rule"]
-        elif name.startswith("latency") or name == "correctness.json":
+        elif name.startswith(("latency", "peers-")) or name == "correctness.json":
             rules[name] = content["figures"]
     for name, rule in rules.items():
         if rule is None or any(rule[key] != value for key, value in results.rule.items() if key in rule):

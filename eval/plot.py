@@ -14,6 +14,7 @@ try:
 
     matplotlib.use("Agg")  # no window system: it runs on servers
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 except ImportError as error:
     raise UsageError("--plot: needs matplotlib: pip install matplotlib") from error
 
@@ -193,6 +194,107 @@ def plot_diagnosis(figures: dict[str, Any], title: str, *paths: Path) -> None:
     exits_early = figures["verdict"]["exits_early"]
     figure.suptitle(f"{title}: {'exits early' if exits_early else 'does not exit early'}")
     _save(figure, paths)
+
+
+def plot_peers(figures: dict[str, Any], title: str, *paths: Path) -> None:
+    """Draw quality over latency of one text at a time, and the speedup of exits over the batch size.
+
+    Args:
+        figures: what `eval.peers` measured. Of several kinds of texts the first is drawn on the left.
+        title: of the picture.
+        *paths: files to write; the ending of each says of what kind.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), dpi=150, width_ratios=(3, 2))
+    _draw_quality(left, figures)
+    _draw_speedups(right, figures)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, paths)
+
+
+def _draw_quality(axes: Any, figures: dict[str, Any]) -> None:
+    """Draw Spearman over the median time of a text, one marker a library and variant."""
+    scores = {(row["peer"], row["variant"]): row["spearman"] for row in figures["quality"]}
+    kind, size = figures["texts"][0]["name"], min(row["batch_size"] for row in figures["rows"])
+    rows = [row for row in figures["rows"] if (row["texts"], row["batch_size"]) == (kind, size)]
+    full: dict[str, tuple[float, float]] = {}
+    for row in rows:
+        peer = figures["peers"][row["peer"]]
+        color = (
+            "0.35" if peer["model"] == "teacher" else "C0" if row["variant"] == "full depth" else "crimson"
+        )
+        marker = "o" if peer["precision"] == "float32" else "s"
+        at = (row["p50_ms"], scores[row["peer"], row["variant"]])
+        axes.plot(*at, color=color, marker=marker, markersize=7, linestyle="none")
+        if peer["model"] == "leap" and row["variant"] == "full depth":
+            full[row["peer"]] = at
+            continue
+        # LEAP's two variants are joined by a line and named once, below; the teacher's libraries above.
+        below = peer["model"] == "leap"
+        if below:
+            axes.plot(*zip(full[row["peer"]], at, strict=True), color="crimson", linewidth=0.7, alpha=0.6)
+        axes.annotate(
+            row["peer"].removeprefix("leap-"),
+            at,
+            xytext=(4, -5 if below else 4),
+            textcoords="offset points",
+            fontsize=7,
+            color=color,
+            rotation=-30 if below else 30,
+            rotation_mode="anchor",
+            verticalalignment="top" if below else "bottom",
+        )
+    for label, color, marker in (
+        ("teacher", "0.35", "o"),
+        ("LEAP, full depth", "C0", "o"),
+        ("LEAP, exits", "crimson", "o"),
+        ("the same in int8", "white", "s"),
+    ):
+        edge = "0.35" if color == "white" else color
+        axes.plot([], [], color=color, marker=marker, linestyle="none", markeredgecolor=edge, label=label)
+    shown = sorted(scores.values())
+    margin = 0.35 * (shown[-1] - shown[0]) + 0.001
+    axes.set(
+        xlabel=f"milliseconds, median: {kind}, batch {size}",
+        ylabel="Spearman correlation",
+        xscale="log",
+        ylim=(shown[0] - margin, shown[-1] + margin),
+    )
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
+    axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    times = [row["p50_ms"] for row in rows]
+    axes.set_xlim(min(times) / 1.3, max(times) * 2.2)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="best")
+
+
+def _draw_speedups(axes: Any, figures: dict[str, Any]) -> None:
+    """Draw exits over full depth in the same library, by texts and batch size; a mark at the possible."""
+    rows = [row for row in figures["rows"] if "speedup" in row]
+    names = list(dict.fromkeys(row["peer"] for row in rows))
+    groups = list(dict.fromkeys((row["texts"], row["batch_size"]) for row in rows))
+    width = 0.8 / max(1, len(names))
+    for index, name in enumerate(names):
+        own = [row for row in rows if row["peer"] == name]
+        at = [groups.index((row["texts"], row["batch_size"])) + (index + 0.5) * width - 0.4 for row in own]
+        label = name.removeprefix("leap-")
+        axes.bar(at, [row["speedup"] for row in own], width=0.9 * width, color=f"C{index}", label=label)
+        axes.plot(
+            at,
+            [row["possible"] for row in own],
+            color="black",
+            marker="_",
+            markersize=250 * width / len(groups),
+            linestyle="none",
+            label="layers / mean exit layer" if index == len(names) - 1 else None,
+        )
+    axes.axhline(1, color="0.5", linewidth=0.8)
+    labels = [f"{texts.replace('passages of ', '')}\nx {size}" for texts, size in groups]
+    axes.set_xticks(range(len(groups)), labels, fontsize=8)
+    axes.set(xlabel="texts (passages: tokens) and batch", ylabel="speedup of exits over full depth")
+    axes.grid(alpha=0.3, axis="y")
+    axes.set_ylim(0, 1.45 * max((row["possible"] for row in rows), default=1))
+    axes.legend(fontsize=7, ncols=2, loc="upper center")
 
 
 def _draw_matrix(axes: Any, matrix: list[list[float]], title: str) -> None:

@@ -27,6 +27,9 @@ PACKAGES = (
     "sentence-transformers",
     "pytrec-eval-terrier",
     "onnxruntime",
+    "onnx",
+    "openvino",
+    "fastembed",
 )
 
 

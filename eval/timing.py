@@ -1,5 +1,6 @@
 """What timings share: clocks that wait for the device, variants in turns, the model's loop step by step."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,22 +46,31 @@ def in_turns(
     warm_up: int,
     device: torch.device,
     bar: tqdm | None = None,
+    seconds: float = math.inf,
+    at_least: int = 1,
 ) -> tuple[dict[str, FloatArray], dict[str, list[Result]]]:
     """Time variants of the same work A B A B, so that a change of the machine's speed meets them all.
 
     Args:
         variants: by name; each is called with the number of the round, from 0.
-        rounds: timed calls of each.
+        rounds: timed calls of each, at most.
         warm_up: calls of each before, which are not timed; with the numbers of the last rounds.
         device: what they run on.
         bar: a progress bar to move by 1 for every timed round.
+        seconds: no round begins after so long, the warm-up not counted.
+        at_least: rounds that are timed however long they take.
 
     Returns:
-        For each variant the (rounds,) milliseconds that its calls took, and what they returned.
+        For each variant the (rounds timed,) milliseconds that its calls took, and what they returned.
     """
     milliseconds: dict[str, list[float]] = {name: [] for name in variants}
     results: dict[str, list[Result]] = {name: [] for name in variants}
+    begun = math.inf
     for number in range(-warm_up, rounds):
+        if number == 0:
+            begun = time.monotonic()
+        if number >= at_least and time.monotonic() - begun > seconds:
+            break
         for name, variant in variants.items():
             since = clock(device)
             result = variant(number % rounds)

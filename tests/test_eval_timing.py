@@ -32,6 +32,22 @@ def test_variants_take_turns_and_the_warm_up_is_not_counted() -> None:
     assert (times["a"] >= 0).all()
 
 
+def test_rounds_end_with_the_time_given() -> None:
+    def call(number: int) -> int:
+        time.sleep(0.02)
+        return number
+
+    def rounds(seconds: float, at_least: int) -> int:
+        variants = {"a": call}
+        device = torch.device("cpu")
+        times, _ = in_turns(variants, rounds=6, warm_up=1, device=device, seconds=seconds, at_least=at_least)
+        return len(times["a"])
+
+    assert rounds(0, 3) == 3
+    assert rounds(0.03, 1) == 2  # the second began in time; the warm-up's time does not count
+    assert rounds(60, 1) == 6
+
+
 def test_inference_and_the_mode_afterwards(tiny_model: LeapModel) -> None:
     tiny_model.train()
     with pytest.raises(KeyError), timed_inference(tiny_model):
