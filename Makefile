@@ -20,7 +20,7 @@ $(VENV)/.demo: requirements.txt
 	$(BIN)/python -m pip install --quiet --constraint requirements.txt torch transformers
 	touch $@
 
-$(VENV)/.dev: requirements.txt requirements-dev.txt
+$(VENV)/.dev: requirements.txt requirements-runtime.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
 	touch $@
