@@ -66,7 +66,9 @@ def _export_openvino(folder: Path, output: Path) -> None:
     import torch
     from transformers import BertModel
 
-    network = BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32).eval()
+    network = BertModel.from_pretrained(
+        folder, add_pooling_layer=False, dtype=torch.float32, use_safetensors=True
+    ).eval()
     ids = torch.ones((2, 8), dtype=torch.int64)
     example = {"input_ids": ids, "attention_mask": ids, "token_type_ids": 0 * ids}
     with torch.no_grad():

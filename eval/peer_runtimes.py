@@ -120,7 +120,7 @@ def _transformers(sources: Sources) -> dict[str, Encode]:
 
     torch.set_num_threads(sources.threads)
     tokenizer = AutoTokenizer.from_pretrained(sources.folder)
-    model = AutoModel.from_pretrained(sources.folder, dtype=torch.float32).eval()
+    model = AutoModel.from_pretrained(sources.folder, dtype=torch.float32, use_safetensors=True).eval()
 
     def encode(texts: list[str]) -> tuple[NDArray[np.float32], None]:
         batch = tokenizer(
