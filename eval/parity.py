@@ -10,9 +10,9 @@ import numpy as np
 
 from eval.arguments import add_common_arguments, check_writable, positive
 from eval.data import StsData, load_sts
-from eval.encode import Encoder, encode_layers, find_model_folder, load_encoder
+from eval.encode import encode_layers, find_model_folder, load_encoder
 from eval.errors import UsageError
-from eval.exits import row_cosines, successive_cosines
+from eval.exits import FloatArray, row_cosines, successive_cosines
 from eval.metrics import spearman
 from eval.report import Report
 from eval.texts import load_texts_or_pairs, texts_of
@@ -23,15 +23,13 @@ TIE = 1e-4  # a cosine this near to its threshold may fall to either side in ano
 RUNTIMES = ("onnx", "onnx-single", "onnx-int8", "onnx-single-int8")
 
 
-def compare(
-    torch_encoder: Encoder, encoder: LeapEncoder, texts: list[str], batch_size: int
-) -> dict[str, Any]:
+def compare(layers: FloatArray, encoder: LeapEncoder, texts: list[str], batch_size: int) -> dict[str, Any]:
     """Exit layers and embeddings of another runtime beside those of torch, both at the model's own rule.
 
     Args:
-        torch_encoder: the model in torch.
+        layers: (N, L, H), the texts' embeddings after every layer, by torch.
         encoder: the same weights in another runtime.
-        texts: N texts.
+        texts: the N texts.
         batch_size: texts a forward pass.
 
     Returns:
@@ -40,7 +38,6 @@ def compare(
         the normalised embeddings, `lowest_cosine`: of those that left at the same one; None without any.
     """
     rule = resolve(encoder.config)
-    layers = encode_layers(torch_encoder, texts, batch_size=batch_size)
     cosines = successive_cosines(layers, rule.patience)
     found, left = encoder.encode(texts, batch_size, return_exit_layers=True)
     expected_left = np.full(len(texts), rule.layers)
@@ -83,6 +80,7 @@ def run(args: argparse.Namespace) -> Report:
     texts = texts_of(data)[: args.limit]
     pairs = load_sts(args.pairs, args.split)
     torch_encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
+    layers = encode_layers(torch_encoder, texts, batch_size=args.batch_size)  # once, for all that follow
     figures: dict[str, Any] = {}
     lines = [f"{len(texts)} texts of {data.name}, {len(pairs.scores)} pairs of {pairs.name}"]
     for name in ("torch", *RUNTIMES):
@@ -90,7 +88,7 @@ def run(args: argparse.Namespace) -> Report:
             encoder = LeapEncoder.from_pretrained(folder, runtime=name)
         except ValueError as error:
             raise UsageError(f"--model: {error}") from error
-        row = compare(torch_encoder, encoder, texts, args.batch_size)
+        row = compare(layers, encoder, texts, args.batch_size)
         row["spearman"] = score(encoder, pairs, args.batch_size)
         figures[name] = row
         lines.append(f"  {name:<18}" + ", ".join(f"{key} {value}" for key, value in row.items()))
