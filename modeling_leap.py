@@ -321,8 +321,10 @@ class _Batch:
 
         Not a matrix product: autocast and TF32 would take from it the precision that the exit rule relies on.
         """
-        # Filled, as attention over padding alone may yield NaN (float16, eager), and 0 * NaN is no 0.
-        tokens = self.hidden.float().masked_fill(self.weights == 0, 0.0)
+        tokens = self.hidden.float()
+        if self.mask is not None:
+            # Filled, as attention over padding alone may yield NaN (float16, eager), and 0 * NaN is no 0.
+            tokens = tokens.masked_fill(self.weights == 0, 0.0)
         pooled = (tokens * self.weights).sum(dim=1)
         self.pooled = [*self.pooled[-self.patience :], pooled]
         return pooled

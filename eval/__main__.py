@@ -28,6 +28,7 @@ COMMANDS = {
     "corpus_cost": "cost of embedding a corpus, how it grows, and an estimate for 10^9 texts",
     "survival": "training and corpus encoding killed, short of disk, with damaged files",
     "latency": "time of a batch with exits and without, by batch size and length",
+    "torch_path": "overhead around the layers, what compaction costs and saves, torch.compile",
     "fuzz": "random calls of all kinds: the right vectors or one clear error",
     "correctness": "fast ways to run the model beside one text at a time, on real texts",
     "endurance": "an hour from several threads: memory, the same vectors, steady speed",

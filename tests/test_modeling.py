@@ -1,4 +1,5 @@
 import shutil
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -257,6 +258,31 @@ def test_one_host_read_for_each_test_of_the_rule(tiny_model: LeapModel, tiny_bat
     assert added(exit_threshold=by_layer, min_exit_layer=2) == 2  # a layer without a threshold asks nothing
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_cuda_only_the_exit_decision_waits(make_tiny_model: MakeModel, tiny_batch: Batch) -> None:
+    theta = mixed_theta(make_tiny_model(), tiny_batch)
+    model = make_tiny_model().cuda()
+    batch = {name: tensor.cuda() for name, tensor in tiny_batch.items()}
+
+    def waits(**arguments: object) -> int:
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with torch.no_grad(), warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                model(**arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in caught)
+
+    waits(**batch, exit_threshold=theta, min_exit_layer=2)  # the first call sets libraries up
+    unmasked = waits(input_ids=batch["input_ids"])
+    masked = waits(**batch)
+    assert unmasked == 0
+    assert masked <= 1  # transformers 5 looks once whether anything is masked, before any layer
+    assert waits(**batch, exit_threshold=theta, min_exit_layer=2) - masked == 4  # after layers 2 to 5
+    assert waits(**batch, max_layers=3, output_layer_embeddings=True) == masked
+
+
 def test_training_mode_never_exits_early(make_tiny_model: MakeModel, tiny_batch: Batch) -> None:
     model = make_tiny_model(exit_threshold=-0.999, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     full = model(**tiny_batch, exit_threshold=None)
@@ -374,6 +400,25 @@ def test_rows_without_tokens(
     if dtype == torch.float32:
         assert torch.equal(output.exit_layer[rest], others.exit_layer[rest])
         torch.testing.assert_close(output.sentence_embedding[rest], others.sentence_embedding[rest])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_padding_is_filled_only_where_there_is_some(
+    tiny_model: LeapModel, tiny_batch: Batch, monkeypatch: pytest.MonkeyPatch, masked: bool
+) -> None:
+    calls: list[Tensor] = []
+    fill = Tensor.masked_fill
+
+    def counted(self: Tensor, *arguments: object) -> Tensor:
+        if self.shape == (16, 12, 32):  # hidden states, not what transformers makes of a mask
+            calls.append(self)
+        return fill(self, *arguments)
+
+    monkeypatch.setattr(Tensor, "masked_fill", counted)
+    mask = {"attention_mask": tiny_batch["attention_mask"]} if masked else {}
+    with torch.no_grad():
+        tiny_model(tiny_batch["input_ids"], **mask, output_layer_embeddings=True)
+    assert len(calls) == (6 if masked else 0)  # one a layer
 
 
 def test_padding_that_is_not_a_number_stays_out_of_the_mean(tiny_model: LeapModel, tiny_batch: Batch) -> None:
