@@ -173,8 +173,8 @@ class LeapModel(BertModel):
         states = [hidden] if output_hidden_states else []
         embeddings: list[Tensor] = []
         with _attention_weights(self.encoder.layer if output_attentions else ()) as attentions:
-            for number, layer in enumerate(self.encoder.layer[:depth], start=1):
-                batch.run(layer)
+            for number in range(1, depth + 1):  # by index, as a slice of a ModuleList is a new module
+                batch.run(self.encoder.layer[number - 1])
                 if output_hidden_states:
                     states.append(batch.spread(states[-1]))
                 if number >= first_pooled or output_layer_embeddings:
