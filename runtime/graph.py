@@ -19,7 +19,8 @@ from runtime.checkpoint import Checkpoint, FloatArray
 Precision = Literal["float32", "int8"]
 MICROSOFT = "com.microsoft"
 OPSETS = {"": 18, MICROSOFT: 1}
-IR_VERSION = 8  # the oldest that opset 18 goes with: read by every ONNX Runtime from 1.14 on
+BLOCK_SIZES = (128, 64, 32, 16)  # those that MatMulNBits has; of the larger ones fewer scales are read
+IR_VERSION = 8  # the oldest that opset 18 goes with: read by every ONNX Runtime that has all operators used
 
 
 class Graph:
@@ -78,6 +79,8 @@ class Bert:
         checkpoint: configuration and weights.
         precision: "float32", or "int8" for weights in int8 (symmetric, a scale for each output) that are
             multiplied with activations quantised to uint8 as they come (a scale and zero for each tensor).
+            What follows GELU, few large numbers among many small ones, has scales of its own for each token
+            and block: with one for all, that product alone makes nine tenths of the whole model's error.
 
     Raises:
         ValueError: a kind of BERT that is not written here.
@@ -149,10 +152,10 @@ class Bert:
         inner = self._multiply(graph, hidden, self.weights[f"{stem}.intermediate.dense.weight"])
         bias = self.weights[f"{stem}.intermediate.dense.bias"]
         inner = graph.op("BiasGelu", inner, graph.constant(bias), domain=MICROSOFT)
-        return self._add_dense(graph, inner, hidden, f"{stem}.output")
+        return self._add_dense(graph, inner, hidden, f"{stem}.output", by_blocks=True)
 
-    def _add_dense(self, graph: Graph, states: str, residual: str, stem: str) -> str:
-        product = self._multiply(graph, states, self.weights[f"{stem}.dense.weight"])
+    def _add_dense(self, graph: Graph, states: str, residual: str, stem: str, by_blocks: bool = False) -> str:
+        product = self._multiply(graph, states, self.weights[f"{stem}.dense.weight"], by_blocks)
         bias = self.weights[f"{stem}.dense.bias"]
         return self._normalise(graph, product, residual, f"{stem}.LayerNorm", bias)
 
@@ -168,15 +171,37 @@ class Bert:
             epsilon=self.epsilon,
         )
 
-    def _multiply(self, graph: Graph, states: str, weight: FloatArray) -> str:
+    def _multiply(self, graph: Graph, states: str, weight: FloatArray, by_blocks: bool = False) -> str:
         """`states` times the transpose of `weight` (outputs, inputs), as torch's Linear has it."""
         if self.precision == "float32":
             return graph.op("MatMul", states, graph.constant(weight.T))
+        if by_blocks:
+            return self._multiply_by_blocks(graph, states, weight)
         quantised, scales = _quantise_rows(weight)
         return graph.op(
             "DynamicQuantizeMatMul",
             *(states, graph.constant(quantised.T), graph.constant(scales)),
             domain=MICROSOFT,
+        )
+
+    def _multiply_by_blocks(self, graph: Graph, states: str, weight: FloatArray) -> str:
+        """As `_multiply`, with scales of its own for each block of inputs, of weights and of each token."""
+        outputs, inputs = weight.shape
+        size = next((size for size in BLOCK_SIZES if inputs % size == 0), None)
+        if size is None:
+            raise ValueError(f"intermediate_size must be a multiple of {BLOCK_SIZES[-1]} for int8: {inputs}")
+        quantised, scales = _quantise_rows(weight.reshape(-1, size))
+        # The operator takes unsigned weights, of which it subtracts 128.
+        blocks = (quantised.astype(np.int16) + 128).astype(np.uint8).reshape(outputs, -1, size)
+        return graph.op(
+            "MatMulNBits",
+            *(states, graph.constant(blocks), graph.constant(scales.reshape(outputs, -1))),
+            domain=MICROSOFT,
+            K=inputs,
+            N=outputs,
+            bits=8,
+            block_size=size,
+            accuracy_level=4,  # multiply in int8
         )
 
     def _rows(self, graph: Graph, table: FloatArray, indices: str) -> str:
