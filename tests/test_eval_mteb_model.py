@@ -116,6 +116,7 @@ def test_command_line_sets_the_threshold(
     assert main(arguments) == 0
     assert seen["argv"] == ["mteb", "run", "-m", NAME, "-t", "STSBenchmark"]
     assert seen["model"].rule["exit_threshold"] == 0.93
+    capsys.readouterr()  # what loading the model has shown
     assert main(["--source", "/nowhere", "run"]) == 2
     assert capsys.readouterr().err.startswith("python -m eval.mteb_model: error: source: '/nowhere'")
 
