@@ -12,6 +12,7 @@ from pathlib import Path
 
 import card_toys
 import eval_toys
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -32,6 +33,7 @@ from modeling_leap import LeapModel
 from publish.__main__ import main
 from publish.folder import SUMS
 from publish.hub import check_push
+from runtime import LeapEncoder
 
 NAME = "leap/LEAP-MiniLM-L6"
 COMMAND = ["-m", "publish", "--repository", NAME]
@@ -212,6 +214,17 @@ def test_a_fresh_machine_gets_the_same_vectors(
     check_loading(Machine(hub, tmp_path, repo_root), whole_tree, TEXTS)
 
 
+# The encoder without torch, by name: of all files it fetches those of its runtime.
+ENCODE = """
+import sys
+import numpy as np
+from runtime import LeapEncoder
+
+name, revision, out, *texts = sys.argv[1:]
+np.save(out, LeapEncoder.from_pretrained(name, revision=revision, threads=1).encode(texts))
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.real_weights
 def test_this_repository_is_released_and_loaded(
@@ -226,6 +239,13 @@ def test_this_repository_is_released_and_loaded(
         user = Machine(hub, tmp_path / "user", repo_root)
         user.folder.mkdir()
         check_loading(user, repo_root, train_texts(100))
+        if onnx_there:
+            out = user.folder / "out.npy"
+            commit = hub.model(NAME).head.oid
+            done = user.run("-c", ENCODE, NAME, commit, out, *train_texts(100), token=None)
+            assert done.returncode == 0, done.stderr
+            expected = LeapEncoder.from_pretrained(repo_root, threads=1).encode(train_texts(100))
+            np.testing.assert_array_equal(np.load(out, allow_pickle=False), expected)
 
 
 # Publishing in one process, once for each token; else each would load torch again.
