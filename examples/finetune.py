@@ -11,6 +11,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,8 @@ def run(args: argparse.Namespace, train: Pairs, validation: Pairs) -> Report:
     """Fine-tune, with L_exit and on request without, and score before and after."""
     source = find_model(args.model)
     before = load_encoder(source, device=args.device)
+    if args.model == str(ROOT):
+        before = replace(before, name=".")  # a result says nothing of where this repository lies
     if before.model.config.exit_threshold is None:
         raise UsageError(
             "--model: it has no exit_threshold in its config: choose one by `python -m eval pareto`"
