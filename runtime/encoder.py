@@ -74,7 +74,7 @@ class LeapEncoder:
 
         Args:
             folder_or_id: folder of a checkpoint, or a Hub id; of that, only what `runtime` needs is fetched.
-            revision: branch, tag or commit of the Hub's repository.
+            revision: branch, tag or commit of the Hub's repository; not looked at for a folder.
             runtime: "onnx": segments, rows leave one by one (the default); "onnx-single": the one file with
                 the exits inside, a text at a time; "onnx-flat": full depth always, for comparison; each also
                 with "-int8" after it; "torch": `LeapModel`.
@@ -253,8 +253,6 @@ def _find(folder_or_id: str | Path, revision: str | None, runtime: str) -> Path:
     """The folder of a model, downloaded where it is a Hub id."""
     folder = Path(folder_or_id)
     if folder.is_dir():
-        if revision is not None:
-            raise ValueError(f"revision is for a Hub id: {str(folder)!r} is a folder")
         return folder
     name = str(folder_or_id)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):

@@ -155,3 +155,10 @@ print(LeapEncoder.from_pretrained({str(folder)!r}, threads=1).encode("a cat").sh
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=repo_root, capture_output=True, text=True)
     assert done.stdout.strip() == "(32,)", done.stderr
+
+
+def test_a_folder_takes_the_arguments_of_a_hub_id(folder: Path) -> None:
+    pinned = LeapEncoder.from_pretrained(folder, revision="COMMIT", threads=1)  # as transformers has it
+    np.testing.assert_array_equal(
+        pinned.encode(TEXTS[:3]), LeapEncoder.from_pretrained(folder, threads=1).encode(TEXTS[:3])
+    )
