@@ -18,7 +18,7 @@ from eval import card_evidence, card_facts, card_front, card_paper, card_reliabi
 from eval.arguments import check_writable
 from eval.card_results import Json, Results, read_results
 from eval.errors import UsageError
-from eval.files import atomic_write
+from eval.files import Written, atomic_write
 
 TEMPLATE = Path(__file__).parent / "card_template.md"
 TEACHER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -37,13 +37,6 @@ class Card:
 
     text: str
     entries: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Written:
-    """What `python -m eval` prints of this command."""
-
-    summary: str
 
 
 def render(results: Results, repository: str | None = None) -> Card:

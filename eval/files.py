@@ -6,8 +6,16 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `python -m eval` prints of a command that writes its file itself."""
+
+    summary: str
 
 
 @contextmanager

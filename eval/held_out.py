@@ -8,7 +8,6 @@ again, and what no run has seen is left. Run it where the training ran: the logs
 
 import argparse
 import json
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -17,14 +16,7 @@ import numpy as np
 from distill.data import TextSource, draw_texts, iterate_texts
 from eval.arguments import check_writable, positive
 from eval.errors import UsageError
-from eval.files import atomic_write, checksum
-
-
-@dataclass(frozen=True)
-class Written:
-    """What `python -m eval` prints of this command."""
-
-    summary: str
+from eval.files import Written, atomic_write, checksum
 
 
 def held_out_texts(logs: list[Path], count: int, seed: int = 0) -> list[str]:

@@ -7,7 +7,6 @@ Read from the metadata of the packages installed here, requirements of requireme
 
 import argparse
 import re
-from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 from eval.arguments import check_writable
 from eval.errors import NothingQualifiesError, UsageError
-from eval.files import atomic_write
+from eval.files import Written, atomic_write
 
 # What this project may be run and passed on with. GPL and AGPL are not among them, nor limits of use.
 ACCEPTED = re.compile(
@@ -25,13 +24,6 @@ ACCEPTED = re.compile(
 )
 REFUSED = re.compile(r"(?<!l)gpl|affero|non-?commercial|proprietary|agpl", re.IGNORECASE)
 NO_LICENCE = "none stated"
-
-
-@dataclass(frozen=True)
-class Written:
-    """What `python -m eval` prints of this command."""
-
-    summary: str
 
 
 def required(files: list[Path]) -> list[Requirement]:

@@ -12,14 +12,14 @@ from eval.arguments import add_common_arguments, check_writable, positive
 from eval.data import StsData, load_sts
 from eval.encode import encode_layers, find_model_folder, load_encoder
 from eval.errors import UsageError
-from eval.exits import FloatArray, row_cosines, successive_cosines
+from eval.exits import FloatArray, at_layers, exit_layers, row_cosines, successive_cosines, unit_vectors
 from eval.metrics import spearman
+from eval.oracle import TIE_BAND
 from eval.report import Report
 from eval.texts import load_texts_or_pairs, texts_of
 from runtime import LeapEncoder
 from runtime.rule import resolve
 
-TIE = 1e-4  # a cosine this near to its threshold may fall to either side in another order of sums
 RUNTIMES = ("onnx", "onnx-single", "onnx-int8", "onnx-single-int8")
 
 
@@ -40,14 +40,12 @@ def compare(layers: FloatArray, encoder: LeapEncoder, texts: list[str], batch_si
     rule = resolve(encoder.config)
     cosines = successive_cosines(layers, rule.patience)
     found, left = encoder.encode(texts, batch_size, return_exit_layers=True)
-    expected_left = np.full(len(texts), rule.layers)
+    thetas = [rule.exits.get(number) for number in range(1, rule.layers + 1)]
+    expected_left = exit_layers(cosines, thetas, rule.patience + 1)
     ties = np.zeros(len(texts), dtype=bool)
-    for number, theta in reversed(rule.exits.items()):
-        cosine = cosines[:, number - 1]
-        expected_left = np.where(cosine >= theta, number, expected_left)
-        ties |= np.abs(cosine - theta) < TIE
-    expected = layers[np.arange(len(texts)), expected_left - 1]
-    expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    for number, theta in rule.exits.items():
+        ties |= np.abs(cosines[:, number - 1] - theta) < TIE_BAND
+    expected = unit_vectors(at_layers(layers, expected_left))
     same = (left == expected_left) & ~ties
     return {
         "texts": len(texts),

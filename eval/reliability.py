@@ -5,7 +5,6 @@ python -m eval reliability --output docs/reliability.md
 
 import argparse
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -13,18 +12,11 @@ import jinja2
 from eval import card_reliability
 from eval.arguments import check_writable
 from eval.card_results import Json, Results, read_results
-from eval.files import atomic_write
+from eval.files import Written, atomic_write
 
 TEMPLATE = Path(__file__).parent / "reliability_template.md"
 # Of tests/test_files.py, which holds it to its own number.
 DAMAGES = 45
-
-
-@dataclass(frozen=True)
-class Written:
-    """What `python -m eval` prints of this command."""
-
-    summary: str
 
 
 def render(results: Results, survival: Json | None = None) -> str:
