@@ -250,9 +250,8 @@ def query_tables(
         "teacher's documents": cached_documents(teacher, data, cache, progress=f"teacher, {data.name}")
     }
     if own_documents:
-        label = f"documents, {data.name}"
-        documents = encode_layers(
-            encoder, list(data.documents.values()), batch_size=batch_size, progress=label
+        documents = cached_documents(
+            encoder, data, cache, every_layer=True, batch_size=batch_size, progress=f"documents, {data.name}"
         )
         indices["own documents"] = documents[:, -1]
         if theta is not None:
@@ -290,7 +289,7 @@ def evaluate_front(
         retrieval: sets to score on; they need `teacher`.
         teacher: the encoder of the documents.
         own_documents: search documents embedded by the model, too.
-        cache: of the teacher's document embeddings.
+        cache: of document embeddings.
         resamples: see `compare_front`.
         seed: likewise.
         batch_size: texts a forward pass.
@@ -343,7 +342,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of resamples and coins (default: %(default)s)")
     parser.add_argument(
-        "--cache", type=Path, default=DEFAULT_CACHE, help="folder of the teacher's embeddings (%(default)s)"
+        "--cache", type=Path, default=DEFAULT_CACHE, help="folder of document embeddings (%(default)s)"
     )
     add_plot_argument(parser)
 

@@ -62,7 +62,7 @@ def evaluate_retrieval(
         exit_threshold: theta; "config": the model's own; None: leave out the settings with exits.
         min_exit_layer: l_min; None: the model's own.
         thetas: further thresholds, to let queries out by over the teacher's documents.
-        cache: folder of the teacher's document embeddings, so that the next run has them at once.
+        cache: folder of document embeddings, so that the next run has them at once.
         batch_size: texts a forward pass.
         progress: show progress bars.
 
@@ -84,30 +84,34 @@ def evaluate_retrieval(
     if teacher and teacher.model.config.hidden_size != encoder.model.config.hidden_size:
         raise UsageError(f"--teacher: {teacher.name!r} has vectors of another width than the model's")
 
-    def embed(texts: dict[str, str], what: str) -> tuple[FloatArray, FloatArray | None, IntArray | None]:
-        """All layers' embeddings (N, L, H); those at the exits (N, H) and the exit layers (N,), if any."""
-        label = f"{what} of {data.name}" if progress else None
-        layers = encode_layers(encoder, list(texts.values()), batch_size=batch_size, progress=label)
+    def leave(layers: FloatArray) -> tuple[FloatArray | None, IntArray | None]:
+        """Of all layers' embeddings (N, L, H) those at the exits (N, H) and the exit layers (N,), if any."""
         if theta is None:
-            return layers, None, None
+            return None, None
         left = exit_layers(successive_cosines(layers, patience), theta, first_layer)
-        return layers, at_layers(layers, left), left
+        return at_layers(layers, left), left
+
+    def label(what: str) -> str | None:
+        return f"{what} of {data.name}" if progress else None
 
     def score(queries: FloatArray, documents: FloatArray) -> dict[str, float]:
         return rank_metrics(data.qrels, rank(queries, documents, list(data.queries), list(data.documents)))
 
     depth = encoder.depth
-    queries, exit_queries, query_exits = embed(data.queries, "queries")
+    asked = list(data.queries.values())
+    queries = encode_layers(encoder, asked, batch_size=batch_size, progress=label("queries"))
+    exit_queries, query_exits = leave(queries)
     mean_query = None if query_exits is None else float(query_exits.mean())
     settings: dict[str, dict[str, Any]] = {}
     static: list[dict[str, Any]] | None = None
     grid: list[dict[str, Any]] | None = None
 
     if teacher:
-        label = f"teacher's documents of {data.name}" if progress else None
-        index = cached_documents(teacher, data, cache, batch_size=batch_size, progress=label)
-        asked = encode(teacher, list(data.queries.values()), batch_size=batch_size, exit_threshold=None)
-        settings["teacher"] = score(asked.embeddings, index) | _means(None, None)
+        index = cached_documents(
+            teacher, data, cache, batch_size=batch_size, progress=label("teacher's documents")
+        )
+        by_teacher = encode(teacher, asked, batch_size=batch_size, exit_threshold=None)
+        settings["teacher"] = score(by_teacher.embeddings, index) | _means(None, None)
         static = [{"layer": layer + 1, **score(queries[:, layer], index)} for layer in range(depth)]
         if exit_queries is not None:
             settings["teacher_documents"] = score(exit_queries, index) | _means(mean_query, None)
@@ -119,7 +123,10 @@ def evaluate_retrieval(
             found = score(at_layers(queries, left), index)
             grid.append(rule | {"mean_query_layer": float(left.mean())} | found)
     if own_documents:
-        documents, exit_documents, document_exits = embed(data.documents, "documents")
+        documents = cached_documents(
+            encoder, data, cache, every_layer=True, batch_size=batch_size, progress=label("documents")
+        )
+        exit_documents, document_exits = leave(documents)
         settings["full_depth"] = score(queries[:, -1], documents[:, -1]) | _means(depth, depth)
         if exit_queries is not None:
             mean_document = float(document_exits.mean())
@@ -188,19 +195,29 @@ def query_metrics(qrels: Qrels, ranking: dict[str, dict[str, float]]) -> dict[st
 
 
 def cached_documents(
-    encoder: Encoder, data: RetrievalData, cache: Path, *, batch_size: int = 64, progress: str | None = None
+    encoder: Encoder,
+    data: RetrievalData,
+    cache: Path,
+    *,
+    every_layer: bool = False,
+    batch_size: int = 64,
+    progress: str | None = None,
 ) -> FloatArray:
-    """The documents' full-depth embeddings (D, H) float32, from `cache` where they have been computed before.
+    """The documents' embeddings at full depth, (D, H) float32, or with `every_layer` at all, (D, L, H).
 
-    They are stored under the checksum of the documents and of all that the encoder's embeddings depend on, as
-    plain .npy: nothing in it is ever unpickled.
+    From `cache` where they have been computed before: they are stored under the checksum of the documents and
+    of all that the encoder's embeddings depend on, as plain .npy: nothing in it is ever unpickled.
     """
-    key = checksum([encoder.fingerprint(), data.corpus_sha256])
-    path = cache.expanduser() / f"{key}.npy"
+    parts = [encoder.fingerprint(), data.corpus_sha256]
+    path = cache.expanduser() / f"{checksum(parts + ['every layer'] * every_layer)}.npy"
     if path.is_file():
         return np.load(path, allow_pickle=False)
     texts = list(data.documents.values())
-    found = encode(encoder, texts, batch_size=batch_size, progress=progress, exit_threshold=None).embeddings
+    how = {"batch_size": batch_size, "progress": progress}
+    if every_layer:
+        found = encode_layers(encoder, texts, **how)
+    else:
+        found = encode(encoder, texts, exit_threshold=None, **how).embeddings
     with atomic_write(path) as file:
         np.save(file, found, allow_pickle=False)
     return found
@@ -226,7 +243,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="further thresholds for queries over the teacher's documents, such as 0.9,0.95",
     )
     parser.add_argument(
-        "--cache", type=Path, default=DEFAULT_CACHE, help="folder of the teacher's embeddings (%(default)s)"
+        "--cache", type=Path, default=DEFAULT_CACHE, help="folder of document embeddings (%(default)s)"
     )
 
 

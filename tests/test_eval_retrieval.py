@@ -135,7 +135,7 @@ def test_settings_left_out(encoders: dict[str, Encoder], tmp_path: Path) -> None
         evaluate_retrieval(model, data, teacher=encoders["wide"])
 
 
-def test_the_teachers_documents_are_embedded_once(
+def test_documents_are_embedded_once(
     encoders: dict[str, Encoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = load_retrieval(str(eval_toys.write_beir(tmp_path / "beir")))
@@ -145,3 +145,16 @@ def test_the_teachers_documents_are_embedded_once(
     np.testing.assert_array_equal(cached_documents(encoders["teacher"], data, tmp_path / "cache"), first)
     with pytest.raises(TypeError):
         cached_documents(encoders["model"], data, tmp_path / "cache")
+
+
+def test_every_layer_of_the_documents_is_embedded_once_beside_full_depth(
+    encoders: dict[str, Encoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load_retrieval(str(eval_toys.write_beir(tmp_path / "beir")))
+    deepest = cached_documents(encoders["model"], data, tmp_path / "cache")
+    layers = cached_documents(encoders["model"], data, tmp_path / "cache", every_layer=True)
+    assert layers.shape == (len(data.documents), encoders["model"].depth, deepest.shape[1])
+    np.testing.assert_allclose(layers[:, -1], deepest, atol=1e-6)
+    monkeypatch.setattr(retrieval, "encode_layers", None)  # a second computation would fail
+    again = cached_documents(encoders["model"], data, tmp_path / "cache", every_layer=True)
+    np.testing.assert_array_equal(again, layers)
