@@ -3,6 +3,7 @@
 from typing import Any
 
 from eval.card_results import Json, Results
+from eval.exits import theta_text
 
 # The names of paths, in words.
 PATHS = {
@@ -19,29 +20,33 @@ def correctness(results: Results) -> Json | None:
     """Fast paths beside one text at a time; None where it was not measured.
 
     Returns:
-        `figures` as measured; `rows`: path, texts at another layer, with another embedding, at another layer
-        within the tie band, largest difference; `rounded`: path, mean, first percentile and lowest cosine,
-        texts at another layer, of paths of other weights; `left_out`: paths that could not run.
+        `figures` as measured; `in_tie_band`: texts of each theta; `rows`: path, theta, mean exit layer,
+        texts at another layer, with another embedding, at another layer within the tie band, largest
+        difference; `rounded`: path, theta, mean, first percentile and lowest cosine, texts at another
+        layer, of paths of other weights; `left_out`: paths that could not run.
     """
     found = results.reliability.get("correctness")
     if found is None:
         return None
     figures = found["figures"]
     rows, rounded = [], []
-    for name, path in figures["paths"].items():
-        words = PATHS.get(name, name)
-        if path["exact"]:
-            counts = ("other_exit_layer", "other_embedding", "other_exit_layer_in_tie_band")
-            rows.append([words, *(f"{path[key]:,}" for key in counts), f"{path['largest_difference']:.1e}"])
-        else:
-            same = path["layers_later"].get("0", 0)
-            cosines = (path["cosine_mean"], path["cosine_quantiles"]["0.01"], path["cosine_lowest"])
-            other = 100 * (1 - same / figures["texts"])
-            rounded.append([words, *(f"{value:.4f}" for value in cosines), f"{other:.1f} %"])
+    for measured in (figures, *figures["further"]):
+        for name, path in measured["paths"].items():
+            words = [PATHS.get(name, name), theta_text(measured["exit_threshold"])]
+            if path["exact"]:
+                counts = ("other_exit_layer", "other_embedding", "other_exit_layer_in_tie_band")
+                words += [f"{path['mean_exit_layer']:.2f}", *(f"{path[key]:,}" for key in counts)]
+                rows.append([*words, f"{path['largest_difference']:.1e}"])
+            else:
+                same = path["layers_later"].get("0", 0)
+                cosines = (path["cosine_mean"], path["cosine_quantiles"]["0.01"], path["cosine_lowest"])
+                other = 100 * (1 - same / figures["texts"])
+                rounded.append([*words, *(f"{value:.4f}" for value in cosines), f"{other:.1f} %"])
     return {
         "figures": figures,
         "rows": rows,
         "rounded": rounded,
+        "in_tie_band": [measured["in_tie_band"] for measured in (figures, *figures["further"])],
         "left_out": [PATHS.get(name, name) for name in figures["left_out"]],
     }
 

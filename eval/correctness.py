@@ -11,7 +11,7 @@ embeddings and exits are is told as a distribution.
 import argparse
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from datasets.exceptions import DatasetsError
 from tqdm import tqdm
 
 from distill.data import TextSource, iterate_texts
-from eval.arguments import add_common_arguments, check_writable, positive
+from eval.arguments import add_common_arguments, check_writable, numbers, positive
 from eval.encode import Encoder, Encoding, encode, load_encoder
 from eval.errors import UsageError, first_line
-from eval.exits import row_cosines
+from eval.exits import row_cosines, theta_text
 from eval.files import checksum
 from eval.oracle import TIE_BAND, TOLERANCE, in_tie_band
 from eval.report import Report
@@ -36,6 +36,8 @@ from eval.timing import tokenize
 WINDOW = 1024  # texts of like lengths among which batches are drawn: much company, little padding
 SEED = 0
 QUANTILES = (0.0, 0.01, 0.05, 0.5)
+
+Rule = Mapping[str, Any]  # arguments of a call: none for the config's rule, or `exit_threshold`
 
 
 @dataclass(frozen=True)
@@ -56,21 +58,23 @@ class Way:
     """A way to encode N texts.
 
     Attributes:
-        encode: texts to embeddings and exit layers.
+        encode: texts and an exit rule to embeddings and exit layers.
         exact: its weights are the model's, so that its results have to be.
     """
 
-    encode: Callable[[Sequence[str]], Encoding]
+    encode: Callable[[Sequence[str], Rule], Encoding]
     exact: bool = True
 
 
-def one_at_a_time(encoder: Encoder, texts: Sequence[str], progress: str | None = None) -> Reference:
+def one_at_a_time(
+    encoder: Encoder, texts: Sequence[str], rule: Rule, progress: str | None = None
+) -> Reference:
     """Encode each text alone, as a batch of one without padding."""
-    theta, first, patience = encoder.exit_rule()
+    theta, first, patience = encoder.exit_rule(**rule)
     embeddings, layers, tied = [], [], []
     for text in tqdm(texts, desc=progress, unit="text", disable=progress is None):
         with torch.inference_mode():
-            output = encoder.model(**tokenize(encoder, [text]), output_hidden_states=True)
+            output = encoder.model(**tokenize(encoder, [text]), output_hidden_states=True, **rule)
             exit_layer = int(output.exit_layer)
             states = output.hidden_states[1 : exit_layer + 1]
             pooled = torch.cat([state.double().mean(dim=1) for state in states]).cpu().numpy()
@@ -82,7 +86,9 @@ def one_at_a_time(encoder: Encoder, texts: Sequence[str], progress: str | None =
     return Reference(Encoding(np.stack(embeddings), np.array(layers)), np.array(tied))
 
 
-def in_company(encoder: Encoder, texts: Sequence[str], batch_size: int, progress: str | None) -> Encoding:
+def in_company(
+    encoder: Encoder, texts: Sequence[str], rule: Rule, batch_size: int, progress: str | None
+) -> Encoding:
     """Encode in batches whose rows were drawn at random among texts of like lengths."""
     order = np.argsort([len(text) for text in texts], kind="stable")
     random = np.random.default_rng(SEED)
@@ -93,7 +99,7 @@ def in_company(encoder: Encoder, texts: Sequence[str], batch_size: int, progress
     with tqdm(total=len(texts), desc=progress, unit="text", disable=progress is None) as bar:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            found = encode(encoder, [texts[row] for row in rows], batch_size=batch_size)
+            found = encode(encoder, [texts[row] for row in rows], batch_size=batch_size, **rule)
             embeddings[rows], layers[rows] = found.embeddings, found.exit_layers
             bar.update(len(rows))
     return Encoding(embeddings, layers)
@@ -165,27 +171,43 @@ def load_texts(sources: Sequence[str], count: int) -> Texts:
 def _onnx(runtime: str) -> Callable[[argparse.Namespace, Encoder], Way]:
     def way(args: argparse.Namespace, _encoder: Encoder) -> Way:
         found = load_runtime(args.model, runtime)
-        return Way(lambda texts: found(texts, {}, args.batch_size), exact="int8" not in runtime)
+        return Way(lambda texts, rule: found(texts, rule, args.batch_size), exact="int8" not in runtime)
 
     return way
 
 
 # Each raises a UsageError where a file or a package that it needs is missing.
 PATHS: dict[str, Callable[[argparse.Namespace, Encoder], Way]] = {
-    "alone": lambda _args, encoder: Way(lambda texts: one_at_a_time(encoder, texts, "alone").encoding),
+    "alone": lambda _args, encoder: Way(
+        lambda texts, rule: one_at_a_time(encoder, texts, rule, "alone").encoding
+    ),
     "batches": lambda args, encoder: Way(
-        lambda texts: in_company(encoder, texts, args.batch_size, "batches")
+        lambda texts, rule: in_company(encoder, texts, rule, args.batch_size, "batches")
     ),
     **{name: _onnx(name) for name in ("onnx", "onnx-single", "onnx-int8", "onnx-single-int8")},
 }
 
 
-def measure(reference: Reference, texts: Sequence[str], way: Way) -> dict[str, Any]:
-    """The figures of one path."""
-    since = time.perf_counter()
-    found = way.encode(texts)
-    seconds = round(time.perf_counter() - since, 1)
-    return (compare if way.exact else spread)(reference, found) | {"exact": way.exact, "seconds": seconds}
+def measure(encoder: Encoder, texts: Sequence[str], rule: Rule, ways: Mapping[str, Way]) -> dict[str, Any]:
+    """The figures of one exit rule: of one text at a time, and under `paths` of each way beside it."""
+    reference = one_at_a_time(encoder, texts, rule, "reference")
+    paths = {}
+    for name, way in ways.items():
+        since = time.perf_counter()
+        found = way.encode(texts, rule)
+        seconds = round(time.perf_counter() - since, 1)
+        counts = (compare if way.exact else spread)(reference, found)
+        paths[name] = counts | {"exact": way.exact, "seconds": seconds}
+    layers = reference.encoding.exit_layers
+    return {
+        **dict(
+            zip(("exit_threshold", "min_exit_layer", "exit_patience"), encoder.exit_rule(**rule), strict=True)
+        ),
+        "in_tie_band": int(reference.tied.sum()),
+        "mean_exit_layer": float(layers.mean()),
+        "exit_histogram": np.bincount(layers, minlength=encoder.depth + 1)[1:].tolist(),
+        "paths": paths,
+    }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -202,6 +224,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=list(PATHS),
         help=f"comma-separated, of {', '.join(PATHS)} (default: all; those that cannot run are named)",
     )
+    parser.add_argument(
+        "--thetas",
+        type=numbers(float),
+        default=(),
+        help="further thresholds to compare at, such as 0.95, for exits at more layers than the config's",
+    )
 
 
 def run(args: argparse.Namespace) -> Report:
@@ -216,6 +244,8 @@ def run(args: argparse.Namespace) -> Report:
         raise UsageError(f"--paths: {unknown[0]!r} is none of {', '.join(PATHS)}")
     data = load_texts(args.data, args.texts)
     encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
+    for theta in args.thetas:
+        encoder.exit_rule(theta)  # a wrong one stops here, before the work
     found: dict[str, Way] = {}
     missing: dict[str, str] = {}
     for name in args.paths:  # all of them before the work: what is missing is known at once
@@ -226,45 +256,42 @@ def run(args: argparse.Namespace) -> Report:
     if not found:
         raise UsageError(f"--paths: none of them can run here: {'; '.join(missing.values())}")
 
-    reference = one_at_a_time(encoder, data.texts, "reference")
-    paths = {name: measure(reference, data.texts, way) for name, way in found.items()}
-    theta, first, patience = encoder.exit_rule()
     figures = {
         "texts": len(data.texts),
         "batch_size": args.batch_size,
-        "exit_threshold": theta,
-        "min_exit_layer": first,
-        "exit_patience": patience,
         "tie_band": TIE_BAND,
         "tolerance": TOLERANCE,
-        "in_tie_band": int(reference.tied.sum()),
-        "mean_exit_layer": float(reference.encoding.exit_layers.mean()),
-        "exit_histogram": np.bincount(reference.encoding.exit_layers, minlength=encoder.depth + 1)[
-            1:
-        ].tolist(),
-        "paths": paths,
+        **measure(encoder, data.texts, {}, found),
+        "further": [measure(encoder, data.texts, {"exit_threshold": theta}, found) for theta in args.thetas],
         "left_out": missing,
     }
     return Report(figures=figures, summary=_summary(figures), models={"model": encoder}, data=data, seed=SEED)
 
 
 def _summary(figures: dict[str, Any]) -> str:
-    lines = [
-        f"{figures['texts']:,} texts, torch one at a time: mean exit layer {figures['mean_exit_layer']:.2f}, "
-        f"{figures['in_tie_band']} within {TIE_BAND:g} of a threshold"
-    ]
-    for name, path in figures["paths"].items():
-        if path["exact"]:
-            words = (
-                f"other exit layer {path['other_exit_layer']}, other embedding {path['other_embedding']}, "
-                f"other exit layer within the tie band {path['other_exit_layer_in_tie_band']}; "
-                f"largest difference {path['largest_difference']:.1e}"
-            )
-        else:
-            words = (
-                f"cosine mean {path['cosine_mean']:.4f}, lowest {path['cosine_lowest']:.4f}; "
-                f"texts by layers later {path['layers_later']}"
-            )
-        lines.append(f"  {name}: {words}; {path['seconds']:.0f} s")
+    lines = []
+    for measured in (figures, *figures["further"]):
+        lines.append(
+            f"{figures['texts']:,} texts, torch one at a time, theta "
+            f"{theta_text(measured['exit_threshold'])}: "
+            f"mean exit layer {measured['mean_exit_layer']:.2f}, {measured['in_tie_band']} within "
+            f"{TIE_BAND:g} of a threshold"
+        )
+        lines += [f"  {name}: {_path_text(path)}" for name, path in measured["paths"].items()]
     lines += [f"  {name}: left out, {why}" for name, why in figures["left_out"].items()]
     return "\n".join(lines)
+
+
+def _path_text(path: dict[str, Any]) -> str:
+    if path["exact"]:
+        words = (
+            f"other exit layer {path['other_exit_layer']}, other embedding {path['other_embedding']}, "
+            f"other exit layer within the tie band {path['other_exit_layer_in_tie_band']}; "
+            f"largest difference {path['largest_difference']:.1e}"
+        )
+    else:
+        words = (
+            f"cosine mean {path['cosine_mean']:.4f}, lowest {path['cosine_lowest']:.4f}; "
+            f"texts by layers later {path['layers_later']}"
+        )
+    return f"{words}; {path['seconds']:.0f} s"

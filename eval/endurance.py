@@ -37,7 +37,7 @@ PROBE = 32  # texts that are encoded again and again
 PROBES = 20  # times in all
 BATCHES = 200
 SIZES = (1, 1, 1, 2, 4, 8, 16, 32, 64)
-RULES: tuple[dict[str, Any], ...] = ({}, {}, {"exit_threshold": 0.9}, {"exit_threshold": None})
+RULES: tuple[dict[str, Any], ...] = ({}, {}, {"exit_threshold": 0.95}, {"exit_threshold": None})
 SEED = 0
 
 # Texts and an exit rule to embeddings; called from several threads at once.

@@ -246,13 +246,9 @@ def query_tables(
     """
     theta, first_layer, patience = encoder.exit_rule()
     layers = encode_layers(encoder, list(data.queries.values()), batch_size=batch_size)
-    indices = {
-        "teacher's documents": cached_documents(teacher, data, cache, progress=f"teacher, {data.name}")
-    }
+    indices = {"teacher's documents": cached_documents(teacher, data, cache, progress=True)}
     if own_documents:
-        documents = cached_documents(
-            encoder, data, cache, every_layer=True, batch_size=batch_size, progress=f"documents, {data.name}"
-        )
+        documents = cached_documents(encoder, data, cache, every_layer=True, progress=True)
         indices["own documents"] = documents[:, -1]
         if theta is not None:
             left = exit_layers(successive_cosines(documents, patience), theta, first_layer)

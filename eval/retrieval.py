@@ -76,7 +76,7 @@ def evaluate_retrieval(
     Raises:
         UsageError: a threshold out of range, nothing to evaluate, or a teacher of another width.
     """
-    theta, first_layer, patience = encoder.exit_rule(exit_threshold, min_exit_layer)
+    theta, first_layer, patience = own_rule = encoder.exit_rule(exit_threshold, min_exit_layer)
     for other in thetas:
         encoder.exit_rule(other, min_exit_layer)  # a wrong one stops here, before the work
     if not own_documents and teacher is None:
@@ -84,32 +84,21 @@ def evaluate_retrieval(
     if teacher and teacher.model.config.hidden_size != encoder.model.config.hidden_size:
         raise UsageError(f"--teacher: {teacher.name!r} has vectors of another width than the model's")
 
-    def leave(layers: FloatArray) -> tuple[FloatArray | None, IntArray | None]:
-        """Of all layers' embeddings (N, L, H) those at the exits (N, H) and the exit layers (N,), if any."""
-        if theta is None:
-            return None, None
-        left = exit_layers(successive_cosines(layers, patience), theta, first_layer)
-        return at_layers(layers, left), left
-
-    def label(what: str) -> str | None:
-        return f"{what} of {data.name}" if progress else None
-
     def score(queries: FloatArray, documents: FloatArray) -> dict[str, float]:
         return rank_metrics(data.qrels, rank(queries, documents, list(data.queries), list(data.documents)))
 
     depth = encoder.depth
     asked = list(data.queries.values())
-    queries = encode_layers(encoder, asked, batch_size=batch_size, progress=label("queries"))
-    exit_queries, query_exits = leave(queries)
+    label = f"queries of {data.name}" if progress else None
+    queries = encode_layers(encoder, asked, batch_size=batch_size, progress=label)
+    exit_queries, query_exits = _leave(queries, *own_rule)
     mean_query = None if query_exits is None else float(query_exits.mean())
     settings: dict[str, dict[str, Any]] = {}
     static: list[dict[str, Any]] | None = None
     grid: list[dict[str, Any]] | None = None
 
     if teacher:
-        index = cached_documents(
-            teacher, data, cache, batch_size=batch_size, progress=label("teacher's documents")
-        )
+        index = cached_documents(teacher, data, cache, batch_size=batch_size, progress=progress)
         by_teacher = encode(teacher, asked, batch_size=batch_size, exit_threshold=None)
         settings["teacher"] = score(by_teacher.embeddings, index) | _means(None, None)
         static = [{"layer": layer + 1, **score(queries[:, layer], index)} for layer in range(depth)]
@@ -124,9 +113,9 @@ def evaluate_retrieval(
             grid.append(rule | {"mean_query_layer": float(left.mean())} | found)
     if own_documents:
         documents = cached_documents(
-            encoder, data, cache, every_layer=True, batch_size=batch_size, progress=label("documents")
+            encoder, data, cache, every_layer=True, batch_size=batch_size, progress=progress
         )
-        exit_documents, document_exits = leave(documents)
+        exit_documents, document_exits = _leave(documents, *own_rule)
         settings["full_depth"] = score(queries[:, -1], documents[:, -1]) | _means(depth, depth)
         if exit_queries is not None:
             mean_document = float(document_exits.mean())
@@ -143,6 +132,16 @@ def evaluate_retrieval(
         "static_queries": static,
         "grid": grid,
     }
+
+
+def _leave(
+    layers: FloatArray, theta: float | list[float | None] | None, first_layer: int, patience: int
+) -> tuple[FloatArray | None, IntArray | None]:
+    """Of all layers' embeddings (N, L, H) those at the exits (N, H) and the exit layers (N,), if any."""
+    if theta is None:
+        return None, None
+    left = exit_layers(successive_cosines(layers, patience), theta, first_layer)
+    return at_layers(layers, left), left
 
 
 def _means(query: float | None, document: float | None) -> dict[str, float | None]:
@@ -201,7 +200,7 @@ def cached_documents(
     *,
     every_layer: bool = False,
     batch_size: int = 64,
-    progress: str | None = None,
+    progress: bool = False,
 ) -> FloatArray:
     """The documents' embeddings at full depth, (D, H) float32, or with `every_layer` at all, (D, L, H).
 
@@ -213,7 +212,8 @@ def cached_documents(
     if path.is_file():
         return np.load(path, allow_pickle=False)
     texts = list(data.documents.values())
-    how = {"batch_size": batch_size, "progress": progress}
+    label = f"documents of {data.name}, {encoder.name}" if progress else None
+    how = {"batch_size": batch_size, "progress": label}
     if every_layer:
         found = encode_layers(encoder, texts, **how)
     else:

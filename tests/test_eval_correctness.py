@@ -28,7 +28,7 @@ def encoder(make_tiny_model: MakeModel, tmp_path: Path) -> Encoder:
 
 
 def test_reference_is_the_rule_applied_to_every_text(encoder: Encoder) -> None:
-    reference = one_at_a_time(encoder, TEXTS)
+    reference = one_at_a_time(encoder, TEXTS, {})
     layers = encode_layers(encoder, TEXTS, batch_size=1)
     cosines = successive_cosines(layers)
     expected = exit_layers(cosines, RULE["exit_threshold"], RULE["min_exit_layer"])
@@ -39,12 +39,12 @@ def test_reference_is_the_rule_applied_to_every_text(encoder: Encoder) -> None:
     # With the threshold next to a cosine of one text, that text and no other is in the band.
     first = RULE["min_exit_layer"] - 1
     encoder.model.config.exit_threshold = float(cosines[4, first]) + 5e-5
-    assert one_at_a_time(encoder, TEXTS).tied.nonzero()[0].tolist() == [4]
+    assert one_at_a_time(encoder, TEXTS, {}).tied.nonzero()[0].tolist() == [4]
 
 
 def test_batches_agree(encoder: Encoder) -> None:
-    reference = one_at_a_time(encoder, TEXTS)
-    found = correctness.in_company(encoder, TEXTS, 5, None)
+    reference = one_at_a_time(encoder, TEXTS, {})
+    found = correctness.in_company(encoder, TEXTS, {}, 5, None)
     figures = compare(reference, found)
     assert figures["other_exit_layer"] == figures["other_embedding"] == 0
     assert figures["largest_difference"] < 1e-5
@@ -75,16 +75,21 @@ def test_spread_of_other_weights() -> None:
 
 
 def test_a_wrong_path_is_found(encoder: Encoder) -> None:
-    reference = one_at_a_time(encoder, TEXTS)
-
-    def swapped(texts: list[str]) -> Encoding:
-        found = encode(encoder, texts)
+    def swapped(texts: list[str], rule: dict[str, Any]) -> Encoding:
+        found = encode(encoder, texts, **rule)
         return Encoding(found.embeddings[::-1], found.exit_layers)
 
-    figures = measure(reference, TEXTS, Way(swapped))
-    assert figures["other_embedding"] == len(TEXTS)
-    later = measure(reference, TEXTS, Way(lambda texts: encode(encoder, texts, min_exit_layer=6)))
-    assert later["other_exit_layer"] > 0
+    ways = {
+        "swapped": Way(swapped),
+        "later": Way(lambda texts, rule: encode(encoder, texts, min_exit_layer=6, **rule)),
+    }
+    paths = measure(encoder, TEXTS, {}, ways)["paths"]
+    assert paths["swapped"]["other_embedding"] == len(TEXTS)
+    assert paths["later"]["other_exit_layer"] > 0
+    # At full depth all leave last: then the second path is right, and the first one still wrong.
+    paths = measure(encoder, TEXTS, {"exit_threshold": None}, ways)["paths"]
+    assert paths["swapped"]["other_embedding"] == len(TEXTS)
+    assert paths["later"]["other_exit_layer"] == paths["later"]["other_embedding"] == 0
 
 
 def test_texts_of_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,10 +124,16 @@ def test_command(
     assert main([*command, "alone,nowhere"]) == 2
     assert "--paths: 'nowhere' is none of alone, batches" in capsys.readouterr().err
     assert not output.exists()
-    assert main([*command, "alone,missing,batches"]) == 0
+    assert main([*command, "alone", "--thetas", "2"]) == 2
+    assert "--exit_threshold" in capsys.readouterr().err
+    assert main([*command, "alone,missing,batches", "--thetas", "0.999"]) == 0
     figures: dict[str, Any] = json.loads(output.read_text())["figures"]
     assert set(figures["paths"]) == {"alone", "batches"}
     assert figures["left_out"] == {"missing": "onnx: pip install it"}
     assert figures["paths"]["alone"]["largest_difference"] < 1e-6
+    (stricter,) = figures["further"]
+    assert stricter["exit_threshold"] == 0.999
+    assert stricter["mean_exit_layer"] > figures["mean_exit_layer"]
+    assert set(stricter["paths"]) == {"alone", "batches"}
     assert sum(figures["exit_histogram"]) == figures["texts"] == 12
     assert "missing: left out, onnx: pip install it" in capsys.readouterr().out
