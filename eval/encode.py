@@ -175,7 +175,8 @@ def load_encoder(
             **trust,
         )
         check_weights(model, info)
-        max_length = _max_length(folder_or_id, model.config.max_position_embeddings, revision)
+        longest = min(model.config.max_position_embeddings, tokenizer.model_max_length)
+        max_length = _max_length(folder_or_id, longest, revision)
     if not hasattr(model.config, "exit_threshold"):
         raise UsageError(f"{argument}: {source!r} brings no LEAP code: leave out --trust_remote_code")
     # What evaluations read of an output, whatever the config asks for.
@@ -185,7 +186,10 @@ def load_encoder(
 
 
 def _max_length(source: str, longest: int, revision: str | None) -> int:
-    """The length it was published with, in sentence-transformers' file beside it; else all it can take."""
+    """The length it was published with, in sentence-transformers' file beside it; else `longest`.
+
+    Newer versions of sentence-transformers keep it with the tokenizer, from where it is in `longest`.
+    """
     if Path(source).is_dir():
         path = Path(source) / SENTENCE_CONFIG
     else:

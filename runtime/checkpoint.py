@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 
 WEIGHTS = "model.safetensors"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 SENTENCE_CONFIG = "sentence_bert_config.json"
 _DTYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
 
@@ -52,11 +53,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def max_tokens(folder: Path, config: dict[str, Any]) -> int:
     """Tokens a text is cut to, the two special ones included: as it was published, else all it can take."""
-    longest = config["max_position_embeddings"]
-    path = folder / SENTENCE_CONFIG
-    if not path.is_file():
-        return longest
-    return min(json.loads(path.read_text(encoding="utf-8")).get("max_seq_length") or longest, longest)
+    # sentence-transformers keeps it in a file of its own, newer versions in the tokenizer's.
+    lengths = [config["max_position_embeddings"]]
+    for name, key in ((SENTENCE_CONFIG, "max_seq_length"), (TOKENIZER_CONFIG, "model_max_length")):
+        path = folder / name
+        stated = json.loads(path.read_text(encoding="utf-8")).get(key) if path.is_file() else None
+        if stated:
+            lengths.append(stated)
+    return int(min(lengths))
 
 
 def weights_sha256(folder: Path) -> str | None:

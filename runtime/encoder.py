@@ -9,7 +9,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from runtime.checkpoint import SENTENCE_CONFIG, WEIGHTS, FloatArray, max_tokens, read_config, weights_sha256
+from runtime.checkpoint import (
+    SENTENCE_CONFIG,
+    TOKENIZER_CONFIG,
+    WEIGHTS,
+    FloatArray,
+    max_tokens,
+    read_config,
+    weights_sha256,
+)
 from runtime.layout import FOLDER, exits_path, flat_path, segments_path
 from runtime.rule import ExitRule, ExitThreshold, resolve
 from runtime.runners import FlatRunner, IntArray, Runner, SegmentRunner, SingleRunner, TorchRunner
@@ -259,7 +267,7 @@ def _find(folder_or_id: str | Path, revision: str | None, runtime: str) -> Path:
         raise ValueError(f"{name!r} is neither a folder nor a Hub id (owner/name): check it")
     from huggingface_hub import snapshot_download  # here: a server with a folder does without
 
-    files = ["config.json", "tokenizer.json", SENTENCE_CONFIG]
+    files = ["config.json", "tokenizer.json", SENTENCE_CONFIG, TOKENIZER_CONFIG]
     files += [f"{FOLDER}/{path}*" for path in _files(runtime)] or [WEIGHTS]
     return Path(snapshot_download(name, revision=revision, allow_patterns=files))
 

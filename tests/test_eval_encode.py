@@ -44,6 +44,9 @@ def test_a_model_in_training_is_encoded_without_dropout_and_left_in_training(fol
 
 def test_max_length_is_the_published_one_where_there_is_one(folder: Path) -> None:
     assert load_encoder(str(folder)).max_length == 40  # max_position_embeddings
+    tokenizer_config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config | {"model_max_length": 9}))
+    assert load_encoder(str(folder)).max_length == 9
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 8}))
     encoder = load_encoder(str(folder))
     assert encoder.max_length == 8

@@ -30,7 +30,7 @@ def folder(make_tiny_model: MakeModel, tmp_path: Path) -> Path:
 
 
 def test_agrees_with_one_text_at_a_time(folder: Path) -> None:
-    reference = one_at_a_time(load_encoder(str(folder), device="cpu"), TEXTS)
+    reference = one_at_a_time(load_encoder(str(folder), device="cpu"), TEXTS, {})
     assert len(set(reference.encoding.exit_layers)) >= 3
     for runtime in ("onnx", "onnx-single"):
         figures = compare(reference, load_runtime(str(folder), runtime)(TEXTS, {}, 5))

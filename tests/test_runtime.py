@@ -15,6 +15,7 @@ from configuration_leap import LeapConfig
 from modeling_leap import LeapModel
 from runtime import LeapEncoder
 from runtime.__main__ import main
+from runtime.checkpoint import max_tokens
 from runtime.rule import resolve
 
 WORDS = eval_toys.WORDS
@@ -162,3 +163,16 @@ def test_a_folder_takes_the_arguments_of_a_hub_id(folder: Path) -> None:
     np.testing.assert_array_equal(
         pinned.encode(TEXTS[:3]), LeapEncoder.from_pretrained(folder, threads=1).encode(TEXTS[:3])
     )
+
+
+def test_length_is_the_published_one_wherever_it_is_kept(tmp_path: Path) -> None:
+    config = {"max_position_embeddings": 40}
+    assert max_tokens(tmp_path, config) == 40
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 1e30}')  # as transformers has none
+    assert max_tokens(tmp_path, config) == 40
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 30}')
+    assert max_tokens(tmp_path, config) == 30
+    (tmp_path / "sentence_bert_config.json").write_text('{"transformer_task": "feature-extraction"}')
+    assert max_tokens(tmp_path, config) == 30
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 20}')
+    assert max_tokens(tmp_path, config) == 20
