@@ -48,7 +48,7 @@ $(VENV)-integrations/.done: requirements.txt requirements-app.txt requirements-i
 	$(VENV)-integrations/bin/python -m pip install --quiet --requirement requirements-integrations.txt
 	touch $@
 
-test-integrations: $(VENV)-integrations/.done ## LEAP in mteb, LangChain, LlamaIndex and Chroma; the page in Chromium
+test-integrations: $(VENV)-integrations/.done ## LEAP in mteb, LangChain, LlamaIndex, Chroma, fastembed; the page in Chromium
 	HF_HUB_OFFLINE=1 $(VENV)-integrations/bin/python -m pytest -m "integrations and not slow" \
 		tests/test_integrations.py tests/test_eval_mteb_model.py tests/test_page_browser.py
 

@@ -22,7 +22,10 @@ PACKAGES = {
     "LlamaIndex": "llama_index.embeddings.huggingface",
     "Chroma": "chromadb",
     "mteb": "mteb",
+    "fastembed": "fastembed",
 }
+# By library: the thresholds that documents and queries leave by; 0.93 where it is not said.
+THETAS = {"LangChain": (None, 0.93), "fastembed": (None, None)}
 BLOCK = re.compile(r"^## (.+?)\n.*?^```python\n(.+?)^```", re.DOTALL | re.MULTILINE)
 DOCUMENT, QUERY = "To change your password, open the settings.", "I forgot my login"
 
@@ -53,6 +56,7 @@ LEFT = {
     "LlamaIndex": "document, query = vectors[0], query",
     "Chroma": "assert found['ids'] == [['1']]\ndocument, query = leap([{document!r}, {query!r}])",
     "mteb": "document, query = model.encode([{{'text': [{document!r}, {query!r}]}}])",
+    "fastembed": "document, query = model.embed([{document!r}, {query!r}])",
 }
 SAVE = "\nimport numpy as np\nnp.save('left.npy', np.array([document, query], dtype='float32'))"
 
@@ -76,6 +80,9 @@ def folder(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if path.suffix in (".json", ".safetensors") or path.name.endswith("_leap.py"):
             shutil.copy(path, copy)
     shutil.copytree(repo_root / "1_Pooling", copy / "1_Pooling")
+    if (repo_root / "onnx" / "model.onnx").is_file():
+        (copy / "onnx").mkdir()
+        shutil.copy(repo_root / "onnx" / "model.onnx", copy / "onnx")
     return copy
 
 
@@ -90,6 +97,12 @@ def test_block_runs_offline_with_the_models_exits(
     assert NAME in block
     if library == "mteb":  # which asks the Hub by this name; a folder comes as another argument
         block = block.replace(f'"{NAME}",', f'"{NAME}", source={str(folder)!r},')
+    elif library == "fastembed":
+        if not (folder / "onnx").is_dir():
+            pytest.skip("no onnx/model.onnx: python -m runtime export --model . --output onnx/")
+        block = block.replace(
+            f'Embedding("{NAME}"', f'Embedding("{NAME}", specific_model_path={str(folder)!r}'
+        )
     else:
         block = block.replace(NAME, str(folder))
     left = LEFT[library].format(document=DOCUMENT, query=QUERY)
@@ -117,7 +130,7 @@ def test_block_runs_offline_with_the_models_exits(
 
     found = np.load(tmp_path / "left.npy", allow_pickle=False)
     encoder = load_encoder(str(folder))
-    thetas = (None, 0.93) if library == "LangChain" else (0.93, 0.93)
+    thetas = THETAS.get(library, (0.93, 0.93))
     for vector, text, theta in zip(found, (DOCUMENT, QUERY), thetas, strict=True):
         by_theta = {
             value: unit_vectors(encode(encoder, [text], exit_threshold=value).embeddings)[0]
