@@ -75,6 +75,22 @@ def numbers(kind: type) -> Any:
     return parse
 
 
+def add_texts_argument(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
+    """Add `--data` of an evaluation of texts, as `eval.texts.load_texts_or_pairs` reads them.
+
+    Args:
+        parser: where to.
+        default: a set; None: the argument is required.
+    """
+    parser.add_argument(
+        "--data",
+        required=default is None,
+        default=default,
+        help="texts (.txt, .jsonl, .json, .parquet, also .gz), or pairs: CSV, stsb, STS12 ... or a Hub id"
+        + (" (%(default)s)" if default else ""),
+    )
+
+
 def add_plot_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--plot` of an evaluation that draws its figures."""
     parser.add_argument(

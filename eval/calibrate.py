@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from configuration_leap import ExitThreshold
-from eval.arguments import add_common_arguments, check_writable, positive
+from eval.arguments import add_common_arguments, add_texts_argument, check_writable, positive
 from eval.data import TextData
 from eval.encode import Encoder, encode_layers, find_model, find_model_folder, load_encoder, update_config
 from eval.errors import NothingQualifiesError, UsageError
@@ -197,11 +197,7 @@ def write_certificate(folder: Path, figures: dict[str, Any], data: TextData, mod
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this evaluation."""
     add_common_arguments(parser)
-    parser.add_argument(
-        "--data",
-        required=True,
-        help="texts (.txt, .jsonl, .json, .parquet, also .gz), or pairs: CSV, stsb, STS12 ... or a Hub id",
-    )
+    add_texts_argument(parser)
     parser.add_argument(
         "--texts", type=positive, default=10_000, help="at most so many, drawn at random (%(default)s)"
     )

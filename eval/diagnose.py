@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from eval.arguments import add_common_arguments, add_plot_argument, check_plots, check_writable, positive
+from eval.arguments import (
+    add_common_arguments,
+    add_plot_argument,
+    add_texts_argument,
+    check_plots,
+    check_writable,
+    positive,
+)
 from eval.data import StsData
 from eval.encode import Encoder, encode_layers, find_model, load_encoder
 from eval.errors import UsageError
@@ -264,11 +271,7 @@ def _reason(name: str, figure: float, bound: float, text: str) -> dict[str, Any]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this evaluation."""
     add_common_arguments(parser)
-    parser.add_argument(
-        "--data",
-        default="stsb",
-        help="texts (.txt, .jsonl, .json, .parquet, also .gz), or pairs: CSV, stsb, STS12 ... or a Hub id",
-    )
+    add_texts_argument(parser, default="stsb")
     parser.add_argument(
         "--texts", type=positive, default=5000, help="the first of a file of texts (default: %(default)s)"
     )

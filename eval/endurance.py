@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import torch
 
-from eval.arguments import add_common_arguments, check_writable, positive
+from eval.arguments import add_common_arguments, add_texts_argument, check_writable, positive
 from eval.encode import Encoder, Encoding, encode, load_encoder
 from eval.errors import UsageError
 from eval.report import Report
@@ -206,9 +206,7 @@ def onnx_encoder(source: str, threads: int) -> Encode:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this evaluation."""
     add_common_arguments(parser, batch_size=False)
-    parser.add_argument(
-        "--data", default="stsb", help="texts, or pairs as `sts` takes them (default: %(default)s)"
-    )
+    add_texts_argument(parser, default="stsb")
     parser.add_argument("--minutes", type=float, default=60, help="how long (default: %(default)s)")
     parser.add_argument(
         "--threads", type=positive, default=4, help="that call at once (default: %(default)s)"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.arguments import add_common_arguments, check_writable, positive
+from eval.arguments import add_common_arguments, add_texts_argument, check_writable, positive
 from eval.data import StsData, load_sts
 from eval.encode import encode_layers, find_model_folder, load_encoder
 from eval.errors import UsageError
@@ -65,7 +65,7 @@ def score(encoder: LeapEncoder, pairs: StsData, batch_size: int) -> float:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this evaluation."""
     add_common_arguments(parser)
-    parser.add_argument("--data", required=True, help="texts: txt, json, jsonl, parquet, or sentence pairs")
+    add_texts_argument(parser)
     parser.add_argument("--limit", type=positive, default=2000, help="texts to compare (%(default)s)")
     parser.add_argument("--pairs", default="stsb", help="sentence pairs for Spearman (default: %(default)s)")
 

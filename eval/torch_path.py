@@ -19,7 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eval.arguments import add_common_arguments, add_exit_arguments, check_writable, numbers, positive
+from eval.arguments import (
+    add_common_arguments,
+    add_exit_arguments,
+    add_texts_argument,
+    check_writable,
+    numbers,
+    positive,
+)
 from eval.encode import Encoder, find_model, load_encoder
 from eval.errors import UsageError
 from eval.exits import FloatArray
@@ -255,11 +262,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this evaluation."""
     add_common_arguments(parser, batch_size=False)
     add_exit_arguments(parser)
-    parser.add_argument(
-        "--data",
-        default="stsb",
-        help="texts (.txt, .jsonl, .json, .parquet, also .gz), or pairs: CSV, stsb, STS12 ... or a Hub id",
-    )
+    add_texts_argument(parser, default="stsb")
     parser.add_argument(
         "--texts", type=positive, default=20_000, help="the first of a file of texts (default: %(default)s)"
     )
