@@ -5,6 +5,7 @@ Figures are compared as they are printed, so that words and tables never disagre
 
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -331,7 +332,8 @@ def training(results: Results) -> dict[str, Any]:
 
     Returns:
         `names` of the runs, in order; `rows` of a table, a label and then one cell a run; `seen`, texts of
-        all runs with repetitions; `longest`, tokens of a text that any run took.
+        all runs with repetitions; `longest`, tokens of a text that any run took; `averaged`, the shares of
+        runs in the released weights, None where they are of the last one.
     """
     runs = results.training
     batches = [
@@ -357,7 +359,19 @@ def training(results: Results) -> dict[str, Any]:
         "rows": [[label, *(column[label] for column in columns)] for label in columns[0]],
         "seen": sum(seen),
         "longest": max(run["max_length"] for run in runs.values()),
+        "averaged": _averaged(results),
     }
+
+
+def _averaged(results: Results) -> str | None:
+    if results.average is None:
+        return None
+    share = results.average["share"]
+    first, second = (
+        next(name for name in results.training if name in Path(results.average[key]).parts)
+        for key in ("first", "second")
+    )
+    return f"{1 - share:g} of `{first}`, {share:g} of `{second}`"
 
 
 def _start(results: Results, name: str) -> str:

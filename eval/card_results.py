@@ -66,6 +66,7 @@ class Results:
         retrieval: one a retrieval set.
         latency: one a machine or device.
         peers: the model and its teacher in several libraries, by `eval.peers`; one a machine.
+        average: `first`, `second`, `share` of two runs, by `distill.average`; None: of one run alone.
         training: name -> `run` of each training run, in the order in which they go on from one another.
         sources: the rows of card_sources.csv: `source`, `repository`, `licence`.
         similarity: of the model on other similarity sets, each with the teacher's, None where it is missing.
@@ -89,6 +90,7 @@ class Results:
     retrieval: list[Json]
     latency: list[Json]
     peers: list[Json]
+    average: Json | None
     training: dict[str, Json]
     sources: list[dict[str, str]]
     similarity: list[tuple[Json, Json | None]]
@@ -151,6 +153,7 @@ def read_results(folder: Path, config: Path) -> Results:
         retrieval=starting_with("retrieval-"),
         latency=starting_with("latency"),
         peers=starting_with("peers-"),
+        average=_read(folder / "average.json") if (folder / "average.json").is_file() else None,
         training=_in_order({path.stem.removeprefix("train-"): _read(path)["run"] for path in logs}),
         sources=_sources(),
         similarity=[

@@ -176,6 +176,9 @@ def test_training_runs_come_in_their_order(folder: Path) -> None:
     assert "| not trained | word embeddings | word embeddings, layers 1 to 2 |" in text
     assert "| steps | 100 of 64 texts | 50 of 64 texts |" in text
     assert "9,600 texts in all" in text
+    assert "average of two runs" not in text
+    write(folder / "average.json", {"first": "runs/b/model", "second": "runs/a/model", "share": 0.6})
+    assert "average of two runs in a straight line: 0.4 of `b`, 0.6 of `a`." in rendered(folder)
 
 
 def test_sources_that_were_left_out_and_that_were_not(folder: Path) -> None:
