@@ -106,7 +106,7 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
                         column_widths=["9%", "40%", "18%", "14%", "19%"],
                         interactive=False,
                         wrap=True,
-                        max_height=520,
+                        max_height=560,
                         show_label=False,
                         elem_id="table",
                     )
