@@ -5,7 +5,6 @@ Figures are compared as they are printed, so that words and tables never disagre
 
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -368,8 +367,7 @@ def _averaged(results: Results) -> str | None:
         return None
     share = results.average["share"]
     first, second = (
-        next(name for name in results.training if name in Path(results.average[key]).parts)
-        for key in ("first", "second")
+        start_of({"student": results.average[key]}, results.training) for key in ("first", "second")
     )
     return f"{1 - share:g} of `{first}`, {share:g} of `{second}`"
 

@@ -199,10 +199,11 @@ def measure(encoder: Encoder, texts: Sequence[str], rule: Rule, ways: Mapping[st
         counts = (compare if way.exact else spread)(reference, found)
         paths[name] = counts | {"exact": way.exact, "seconds": seconds}
     layers = reference.encoding.exit_layers
+    theta, first, patience = encoder.exit_rule(**rule)
     return {
-        **dict(
-            zip(("exit_threshold", "min_exit_layer", "exit_patience"), encoder.exit_rule(**rule), strict=True)
-        ),
+        "exit_threshold": theta,
+        "min_exit_layer": first,
+        "exit_patience": patience,
         "in_tie_band": int(reference.tied.sum()),
         "mean_exit_layer": float(layers.mean()),
         "exit_histogram": np.bincount(layers, minlength=encoder.depth + 1)[1:].tolist(),

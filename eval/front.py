@@ -246,9 +246,13 @@ def query_tables(
     """
     theta, first_layer, patience = encoder.exit_rule()
     layers = encode_layers(encoder, list(data.queries.values()), batch_size=batch_size)
-    indices = {"teacher's documents": cached_documents(teacher, data, cache, progress=True)}
+    indices = {
+        "teacher's documents": cached_documents(teacher, data, cache, batch_size=batch_size, progress=True)
+    }
     if own_documents:
-        documents = cached_documents(encoder, data, cache, every_layer=True, progress=True)
+        documents = cached_documents(
+            encoder, data, cache, every_layer=True, batch_size=batch_size, progress=True
+        )
         indices["own documents"] = documents[:, -1]
         if theta is not None:
             left = exit_layers(successive_cosines(documents, patience), theta, first_layer)

@@ -21,15 +21,14 @@ from eval.arguments import (
     add_common_arguments,
     add_exit_arguments,
     add_texts_argument,
-    check_writable,
     numbers,
     positive,
 )
-from eval.encode import Encoder, find_model, load_encoder
+from eval.encode import Encoder
 from eval.errors import UsageError
 from eval.report import Report
-from eval.texts import load_texts_or_pairs, texts_of
-from eval.timing import enter, in_turns, timed_inference, tokenize
+from eval.texts import texts_of
+from eval.timing import enter, in_turns, prepare, timed_inference, tokenize
 from modeling_leap import LeapModel
 
 BATCH_SIZES = (1, 8, 32, 64)
@@ -311,12 +310,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Report:
     """Run it as the command does."""
-    check_writable("--output", args.output)
-    find_model(args.model)
-    data = load_texts_or_pairs(args.data, args.split, args.texts)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
+    encoder, data = prepare(args)
     figures = evaluate_latency(
         encoder,
         texts_of(data),

@@ -1,5 +1,6 @@
 """What timings share: clocks that wait for the device, variants in turns, the model's loop step by step."""
 
+import argparse
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,13 +12,31 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from eval.encode import Encoder
+from eval.arguments import check_writable
+from eval.data import StsData
+from eval.encode import Encoder, find_model, load_encoder
 from eval.exits import FloatArray
+from eval.texts import Texts, load_texts_or_pairs
 
 # The model's own steps: with copies of them something else would be timed than what its users run.
 from modeling_leap import LeapModel, _Batch, _pooling_weights
 
 Result = TypeVar("Result")
+
+
+def prepare(args: argparse.Namespace) -> tuple[Encoder, StsData | Texts]:
+    """The model and the texts that a command times, with the threads it asks for; wrong arguments stop here.
+
+    Raises:
+        UsageError: as `check_writable`, `find_model`, `load_texts_or_pairs` and `load_encoder`.
+    """
+    check_writable("--output", args.output)
+    find_model(args.model)
+    data = load_texts_or_pairs(args.data, args.split, args.texts)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
+    return encoder, data
 
 
 @contextmanager
