@@ -50,7 +50,7 @@ $(VENV)-integrations/.done: requirements.txt requirements-app.txt requirements-i
 
 test-integrations: $(VENV)-integrations/.done ## LEAP in mteb, LangChain, LlamaIndex, Chroma, fastembed; the page in Chromium
 	HF_HUB_OFFLINE=1 $(VENV)-integrations/bin/python -m pytest -m "integrations and not slow" \
-		tests/test_integrations.py tests/test_eval_mteb_model.py tests/test_page_browser.py
+		tests/project/test_integrations.py tests/eval/quality/test_eval_mteb_model.py tests/leap/page/test_page_browser.py
 
 $(VENV)/.app: requirements.txt requirements-app.txt
 	$(PYTHON) -m venv $(VENV)

@@ -23,13 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="port (default: the first free one from 7860 on)")
     args = parser.parse_args(argv)
     try:
-        from page.layout import build, launch  # here: --help needs no Gradio
+        from leap.page.layout import build, launch  # here: --help needs no Gradio
     except ImportError as error:
         print(f"app: error: {error}: pip install -r requirements-app.txt", file=sys.stderr)
         return 2
-    from eval.encode import load_encoder
-    from eval.errors import UsageError, first_line
-    from page.search import embed_index, read_index, read_sentences
+    from leap.encode.encoder import load_encoder
+    from leap.errors import UsageError, first_line
+    from leap.page.search import embed_index, read_index, read_sentences
 
     try:
         encoder = load_encoder(args.model)

@@ -19,14 +19,14 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
 from configuration_leap import check_int
-from corpus.arguments import parse
-from corpus.encoding import CorpusEncoder, one_ahead
-from corpus.progress import Progress
-from corpus.source import Corpus, Shard
-from corpus.store import VectorStore
-from distill.data import TokenRows
-from eval.encode import load_encoder
-from eval.errors import UsageError
+from leap.corpus.arguments import parse
+from leap.corpus.encoding import CorpusEncoder, one_ahead
+from leap.corpus.progress import Progress
+from leap.corpus.source import Corpus, Shard
+from leap.corpus.store import VectorStore
+from leap.encode.encoder import load_encoder
+from leap.errors import UsageError
+from leap.text.tokens import TokenRows
 
 STARTED = time.perf_counter()
 FORMAT = 1  # of the folder; another number where what is written for the same arguments has changed

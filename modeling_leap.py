@@ -1,8 +1,10 @@
-"""LEAP model: a BERT encoder in which every text leaves at the layer where its embedding has converged.
+"""LEAP model: a BERT encoder in which a text whose embedding has converged skips layers.
 
 Method: "LEAP: Layer-wise Exit-Aware Pretraining for Efficient Transformer Inference", arXiv 2605.01058. The
 paper lets a batch leave together; here rows leave one by one and the batch shrinks, so that a text's result
-does not depend on what it was batched with. This file travels with the weights (see `configuration_leap.py`).
+does not depend on what it was batched with. In the paper a converged text leaves the network; with a landing
+layer it leaps there, and all rows run the last layers together. This file travels with the weights (see
+`configuration_leap.py`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +16,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 try:
     # Relative for the Hub's loader, which copies the files it finds named in this form and no others.
@@ -30,6 +32,8 @@ try:
 except ImportError:  # transformers 4
     create_bidirectional_mask = None
 
+logger = logging.get_logger(__name__)
+
 INTEGERS = (torch.int64, torch.int32)  # what embedding tables are indexed by
 # Beyond it the variance in the first LayerNorm leaves float32's range, and the vector is wrong or NaN.
 LARGEST_INPUT = 1e17
@@ -39,23 +43,28 @@ LARGEST_INPUT = 1e17
 class LeapModelOutput(ModelOutput):
     """What `LeapModel` returns. B texts of T tokens, H hidden units, D = `max_layers` or all layers.
 
+    The first four are BertModel's and in its order, the pooled output being a mean over tokens.
+
     Attributes:
-        last_hidden_state: (B, T, H), in the caller's row order, each row as its exit layer left it.
+        last_hidden_state: (B, T, H), in the caller's row order, the state of each row after its last layer.
         sentence_embedding: (B, H), the mask-weighted mean of `last_hidden_state`, not normalised; float32 in
             a model of any dtype, as the mean is accumulated so. A text without tokens has a zero vector.
-        exit_layer: (B,) int64, the layer each row left at, counted from 1.
-        layer_embeddings: (B, D, H) float32, with `output_layer_embeddings`: that mean after each layer 1..D.
         hidden_states: D + 1 tensors (B, T, H), with `output_hidden_states`: the embedding layer's output and
-            each layer's; from a row's exit on they repeat its last state.
+            each layer's; through the layers that a row does not run its state stays as it is.
         attentions: D tensors (B, heads, T, T), with `output_attentions`.
+        exit_layer: (B,) int64, the layer after which each row had converged, counted from 1; D if it had not.
+        layers_run: (B,) int64, how many layers each row ran: the cost of its vector.
+        layer_embeddings: (B, D + 1, H) float32, with `output_layer_embeddings`: the mean after the embeddings
+            and after each layer 1..D, so that layer l is at index l.
     """
 
     last_hidden_state: Tensor | None = None
     sentence_embedding: Tensor | None = None
-    exit_layer: Tensor | None = None
-    layer_embeddings: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    exit_layer: Tensor | None = None
+    layers_run: Tensor | None = None
+    layer_embeddings: Tensor | None = None
 
 
 class LeapModel(BertModel):
@@ -109,10 +118,17 @@ class LeapModel(BertModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        head_mask: None = None,
+        encoder_hidden_states: None = None,
+        encoder_attention_mask: None = None,
+        past_key_values: None = None,
+        use_cache: bool | None = None,
     ) -> LeapModelOutput | tuple[Tensor | tuple[Tensor, ...], ...]:
-        """Encode a batch; each row leaves at the first layer l >= l_min with cos(p_l, p_(l-k)) >= theta.
+        """Encode a batch; each row skips layers from the first l >= l_min with cos(p_l, p_(l-k)) >= theta on.
 
-        In `train()` mode nothing leaves early. In `eval()` mode gradients flow through rows that left, too.
+        A row goes on at the landing layer of the config, or leaves the network where there is none. In
+        `train()` mode and under `torch.jit.trace` all rows run all layers. In `eval()` mode gradients flow
+        through rows that skipped layers, too.
 
         Args:
             input_ids: (B, T) int64 or int32 token ids.
@@ -125,14 +141,19 @@ class LeapModel(BertModel):
             exit_threshold: theta for this call, a number or a list of one a layer, as in `LeapConfig`; None
                 for full depth, "config" (the default) for the config's.
             min_exit_layer: l_min for this call; None for the config's.
-            max_layers: rows still there leave after this layer, in [1, num_hidden_layers]; a static depth.
-                With `min_exit_layer` beyond it nothing leaves early.
+            max_layers: the last layer run, in [1, num_hidden_layers]; a static depth. Below the landing
+                layer no row leaps.
             output_layer_embeddings: return the pooled embedding of every layer, for training and diagnosis.
-                All rows then go on to `max_layers`, whatever the threshold.
+                All rows then run all layers, whatever the threshold.
             output_hidden_states: return every layer's output; None: as the config says.
             output_attentions: return attention weights; None: as the config says. Needs the eager attention,
                 and no early exits.
             return_dict: False for a tuple of the fields that are there; None: as the config says.
+            head_mask: of BertModel's signature, as are the next four. None.
+            encoder_hidden_states: None.
+            encoder_attention_mask: None.
+            past_key_values: None: an encoder keeps no keys and values.
+            use_cache: None or False.
 
         Raises:
             ValueError: an argument out of its range or of the wrong shape or type, before any layer runs.
@@ -141,15 +162,19 @@ class LeapModel(BertModel):
                 token, and `inputs_embeds` that are not finite give vectors that are not.
         """
         config = self.config
-        theta, min_exit, patience = config.resolve_exit_rule(exit_threshold, min_exit_layer)
-        depth = config.num_hidden_layers
-        if max_layers is not None:
-            depth = check_int("max_layers", max_layers, 1, depth)
-        # theta of every layer that lets rows leave; at `depth` all leave anyway.
-        exits: dict[int, float] = {}
-        if theta is not None and not (self.training or output_layer_embeddings):
-            thetas = theta if isinstance(theta, list) else [theta] * depth
-            exits = {n: thetas[n - 1] for n in range(min_exit, depth) if thetas[n - 1] is not None}
+        _check_absent(
+            head_mask=head_mask,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache or None,
+        )
+        depth, exits = self._plan(exit_threshold, min_exit_layer, max_layers)
+        if output_layer_embeddings:
+            exits = {}
+        landing = config.landing_layer or depth + 1
+        if landing > depth:  # a row that has converged runs nothing more
+            landing = depth + 1
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
         if output_attentions is None:
@@ -165,37 +190,61 @@ class LeapModel(BertModel):
         hidden = self._embed(input_ids, token_type_ids, position_ids, inputs_embeds)
         batch = _Batch(
             hidden,
-            mask=self._layer_mask(hidden, attention_mask),
+            mask=self.layer_mask(hidden, attention_mask),
             weights=_pooling_weights(hidden, attention_mask),
-            patience=patience,
+            depth=depth,
+            patience=config.exit_patience,
         )
-        first_pooled = min(exits, default=depth + patience) - patience
+        watched = range(depth + 1) if output_layer_embeddings else range(0)
+        if exits:
+            watched = range(min(exits) - config.exit_patience, max(exits) + 1)
+        embeddings = [batch.pool()] if 0 in watched else []
         states = [hidden] if output_hidden_states else []
-        embeddings: list[Tensor] = []
         with _attention_weights(self.encoder.layer if output_attentions else ()) as attentions:
-            for number in range(1, depth + 1):  # by index, as a slice of a ModuleList is a new module
-                batch.run(self.encoder.layer[number - 1])
+            number = 0
+            while number < depth:
+                number += 1
+                if number == landing:
+                    batch.join()
+                batch.run(self.encoder.layer[number - 1])  # by index: a slice of a ModuleList is a new module
                 if output_hidden_states:
-                    states.append(batch.spread(states[-1]))
-                if number >= first_pooled or output_layer_embeddings:
-                    pooled = batch.pool()
-                    if output_layer_embeddings:
-                        embeddings.append(pooled)
-                    if number in exits and batch.let_leave(exits[number], number):
-                        break
-        if output_hidden_states:
-            states += states[-1:] * (depth + 1 - len(states))
+                    states.append(batch.joined())
+                if number in watched:
+                    embeddings.append(batch.pool())
+                if number in exits and batch.let_leave(exits[number], number):
+                    states += states[-1:] * (landing - 1 - number)
+                    number = landing - 1  # nobody is left for the layers before it
+        batch.join()
 
-        last_hidden_state, sentence_embedding, exit_layer = batch.gather(number)
+        exit_layer = batch.exit_layer
         result = LeapModelOutput(
-            last_hidden_state=last_hidden_state,
-            sentence_embedding=sentence_embedding,
-            exit_layer=exit_layer,
-            layer_embeddings=torch.stack(embeddings, dim=1) if output_layer_embeddings else None,
+            last_hidden_state=batch.hidden,
+            sentence_embedding=batch.pool(),
             hidden_states=tuple(states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
+            exit_layer=exit_layer,
+            layers_run=torch.where(exit_layer < landing, exit_layer + (depth + 1 - landing), depth),
+            layer_embeddings=torch.stack(embeddings, dim=1) if output_layer_embeddings else None,
         )
         return result if (config.return_dict if return_dict is None else return_dict) else result.to_tuple()
+
+    def _plan(
+        self,
+        exit_threshold: ExitThreshold | Literal["config"],
+        min_exit_layer: int | None,
+        max_layers: int | None,
+    ) -> tuple[int, dict[int, float]]:
+        """The last layer to run, and theta of each layer before it at which rows may leave."""
+        # Of the layers that are there: users cut `encoder.layer` by hand and leave the config as it is.
+        depth = min(len(self.encoder.layer), self.config.num_hidden_layers)
+        if max_layers is not None:
+            depth = check_int("max_layers", max_layers, 1, depth)
+        exits = self.config.exit_thresholds(exit_threshold, min_exit_layer, depth)
+        if exits and torch.jit.is_tracing():
+            # A trace would send every later text the way of the one it was made with.
+            logger.warning("A trace has no early exits: all texts run all layers in it.")
+            return depth, {}
+        return depth, {} if self.training else exits
 
     def _check_inputs(
         self,
@@ -288,9 +337,16 @@ class LeapModel(BertModel):
             if len(outside):
                 raise ValueError(f"{name} must be in [0, {size - 1}] ({limit}), got {int(outside[0])}")
 
-    def _layer_mask(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor | None:
-        """Make the mask in the layers' form, rows in its first axis; None when nothing is masked."""
+    def layer_mask(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+        """The mask in the layers' form, rows in its first axis; None when nothing is masked.
+
+        Args:
+            hidden: (B, T, H), whose dtype and device it takes.
+            attention_mask: (B, T) bool or None.
+        """
         if create_bidirectional_mask is not None:
+            # On an accelerator this waits once: transformers looks whether anything is masked, and a batch of
+            # equal lengths then takes the faster attention without a mask.
             # By position: its second parameter was called input_embeds in 5.0 and is inputs_embeds since 5.2.
             return create_bidirectional_mask(self.config, hidden, attention_mask)
         if attention_mask is None:
@@ -301,20 +357,30 @@ class LeapModel(BertModel):
 class _Batch:
     """The rows on their way through the layers: b of the caller's B, all of them until the first leave."""
 
-    def __init__(self, hidden: Tensor, mask: Tensor | None, weights: Tensor, patience: int) -> None:
+    def __init__(
+        self, hidden: Tensor, mask: Tensor | None, weights: Tensor, depth: int, patience: int
+    ) -> None:
         self.hidden = hidden  # (b, T, H)
-        self.mask = mask  # as the layers want it, first axis b; None: nothing is masked
-        self.weights = weights  # (b, T, 1), see _pooling_weights
+        self.mask = self.all_masks = mask  # as the layers want it, first axis b; None: nothing is masked
+        self.weights = self.all_weights = weights  # (b, T, 1), see _pooling_weights
         self.patience = patience  # k
         # A list, no deque: across the graph breaks of torch.compile a deque forgets its maxlen (torch 2.13).
         self.pooled: list[Tensor] = []  # p_(l-k) .. p_l, each (b, H)
         self.rows: Tensor | None = None  # (b,) the caller's index of each row; None: all are here, in order
-        self.left: list[tuple[Tensor, ...]] = []  # of the others: rows, hidden, p and exit layer
+        self.parked: Tensor | None = None  # (B, T, H), of the rows that are not here: as they left
+        self.exit_layer = torch.full(hidden.shape[:1], depth, device=hidden.device)  # (B,)
 
     def run(self, layer: nn.Module) -> None:
         """Send the rows through a layer."""
         output = layer(self.hidden, self.mask)
         self.hidden = output[0] if isinstance(output, tuple) else output  # a tuple in transformers 4
+        device = self.hidden.device
+        if device != self.weights.device:  # the layers lie on several devices (device_map)
+            self.weights, self.all_weights = self.weights.to(device), self.all_weights.to(device)
+            self.mask, self.all_masks = _to(self.mask, device), _to(self.all_masks, device)
+            self.rows, self.parked = _to(self.rows, device), _to(self.parked, device)
+            self.exit_layer = self.exit_layer.to(device)
+            self.pooled = [p.to(device) for p in self.pooled]
 
     def pool(self) -> Tensor:
         """Compute and remember p_l, (b, H) float32: the weighted mean over tokens of the last layer's output.
@@ -330,7 +396,7 @@ class _Batch:
         return pooled
 
     def let_leave(self, theta: float, number: int) -> bool:
-        """Take out the rows that have converged at layer `number`, cos(p_l, p_(l-k)) >= theta.
+        """Park the rows that have converged at layer `number`, cos(p_l, p_(l-k)) >= theta.
 
         Returns:
             True if that is all of them; then nothing is copied, and they are where they were.
@@ -339,33 +405,38 @@ class _Batch:
         # A row without tokens has p = 0, so 0 / 0 = NaN here, which is >= no theta: it goes on to the end.
         cosine = (now * before).sum(dim=-1) / (now.norm(dim=-1) * before.norm(dim=-1))
         leaving = cosine >= theta
+        rows = torch.arange(len(leaving), device=leaving.device) if self.rows is None else self.rows
+        exit_layer = self.exit_layer[rows].masked_fill(leaving, number)
+        self.exit_layer = self.exit_layer.index_copy(0, rows, exit_layer)
         count = int(leaving.sum())  # the only wait for the device
         if 0 < count < len(leaving):
-            # One sort in the place of two nonzero(), each of which would wait for the device again.
-            order = leaving.byte().argsort(stable=True)
-            stay, leave = order[:-count], order[-count:]
-            rows = torch.arange(len(leaving), device=leave.device) if self.rows is None else self.rows
-            self.left.append((rows[leave], self.hidden[leave], now[leave], torch.full_like(leave, number)))
+            # A sort in the place of nonzero(), which would wait for the device again.
+            stay = leaving.byte().argsort(stable=True)[:-count]
+            self.parked = self.joined()
             self.rows, self.hidden, self.weights = rows[stay], self.hidden[stay], self.weights[stay]
             self.mask = None if self.mask is None else self.mask[stay]
             self.pooled = [p[stay] for p in self.pooled]
         return count == len(leaving)
 
-    def spread(self, previous: Tensor) -> Tensor:
-        """Give `previous` (B, T, H), the state of all rows, with the rows still here brought up to date."""
-        return self.hidden if self.rows is None else previous.index_copy(0, self.rows, self.hidden)
+    def joined(self) -> Tensor:
+        """The state of all rows in the caller's order, (B, T, H)."""
+        return self.hidden if self.rows is None else self.parked.index_copy(0, self.rows, self.hidden)
 
-    def gather(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Give hidden state, p and exit layer of all rows, in the caller's order."""
-        # The rows still here leave at layer `number`.
-        exit_layer = torch.full(self.hidden.shape[:1], number, device=self.hidden.device)
-        if self.rows is None:
-            return self.hidden, self.pooled[-1], exit_layer
-        parts = zip(*self.left, (self.rows, self.hidden, self.pooled[-1], exit_layer), strict=True)
-        rows, *results = (torch.cat(part) for part in parts)
-        back = rows.argsort()
-        hidden, pooled, exit_layer = (result[back] for result in results)
-        return hidden, pooled, exit_layer
+    def join(self) -> None:
+        """Bring all rows together again, in the caller's order."""
+        self.hidden, self.rows = self.joined(), None
+        self.mask, self.weights = self.all_masks, self.all_weights
+
+
+def _to(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device)
+
+
+def _check_absent(**arguments: object) -> None:
+    """Refuse what BertModel takes and an encoder has no use for."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(f"{name} must be None: LeapModel is an encoder and keeps no cache")
 
 
 def _check_is_tensor(name: str, value: object) -> None:

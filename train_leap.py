@@ -5,7 +5,7 @@ accelerate launch train_leap.py --student_layers 1,3,6,6~,6~,6~ --data texts/ --
 accelerate launch --num_processes 8 train_leap.py --mixed_precision bf16 --data owner/texts --output_dir c
 
 The teacher is frozen. The student learns to give the teacher's final embedding after every layer that a text
-may leave at (distill/objective.py), so that the exit rule of modeling_leap.py fires.
+may leave at (leap/distill/objective.py), so that the exit rule of modeling_leap.py fires.
 """
 
 import argparse
@@ -24,21 +24,21 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, get_scheduler
 
-from distill.arguments import fail, objective_config, parse, text_sources
-from distill.checkpoint import load_checkpoint, save_checkpoint
-from distill.data import TokenCache, batch_loader, draw_texts, length_grouped_batches
-from distill.evaluation import evaluate_student
-from distill.objective import Objective
-from distill.release import model_card, write_model
-from distill.students import Distilled, freeze, make_student, parse_layer_starts
-from distill.teacher import stored_targets, teacher_layers
-from eval.checkpoint import check_tokenizer, check_weights, loading
-from eval.data import load_sts
-from eval.encode import find_model
-from eval.errors import UsageError
-from eval.files import write_json
+from leap.distill.arguments import fail, objective_config, parse, text_sources
+from leap.distill.checkpoint import load_checkpoint, save_checkpoint
+from leap.distill.evaluation import evaluate_student
+from leap.distill.objective import Objective
+from leap.distill.release import model_card, write_model
+from leap.distill.students import Distilled, freeze, make_student, parse_layer_starts
+from leap.distill.teacher import stored_targets, teacher_layers
+from leap.encode.checkpoint import check_tokenizer, check_weights, loading
+from leap.encode.encoder import find_model
+from leap.errors import UsageError
+from leap.files import write_json
+from leap.publish.hub import push
+from leap.text.sets import load_sts
+from leap.text.tokens import TokenCache, batch_loader, draw_texts, length_grouped_batches
 from modeling_leap import LeapModel
-from publish.hub import push
 
 
 def load_models(

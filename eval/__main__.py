@@ -6,35 +6,35 @@ from collections.abc import Sequence
 
 from transformers.utils import logging as transformers_logging
 
-from eval.arguments import OneLineParser
-from eval.errors import NothingQualifiesError, UsageError
-from eval.files import write_json
+from leap.arguments import OneLineParser
+from leap.errors import NothingQualifiesError, UsageError
+from leap.files import write_json
 
 COMMANDS = {
-    "sts": "sentence similarity at full depth, with exits and at every layer",
-    "retrieval": "nDCG and recall, with exits and over the teacher's index",
-    "throughput": "texts a second in training, beside a plain loop",
-    "ablation": "which terms of the objective open the exits, in short runs",
-    "baselines": "LEAP beside other ways to distil, in short runs on the same texts",
-    "paper_l12": "the paper's own protocol of 12 layers, beside its published figures",
-    "seeds": "a recipe trained over several seeds: mean and standard deviation",
-    "front": "thresholds beside cuts of the same mean depth, in three metrics, with intervals",
-    "pareto": "quality over depth for thresholds and static cuts; choose a threshold",
-    "calibrate": "the loosest threshold with a guaranteed fidelity on texts of your own",
-    "diagnose": "would texts leave early, would it pay, and do depths compare",
-    "peers": "LEAP and its teacher in every library that people run them in, side by side",
-    "parity": "ONNX files beside torch: exit layers, embeddings, int8 on sentence pairs",
-    "held_out": "texts that training did not draw, to calibrate and to time with",
-    "corpus_cost": "cost of embedding a corpus, how it grows, and an estimate for 10^9 texts",
-    "survival": "training and corpus encoding killed, short of disk, with damaged files",
-    "latency": "time of a batch with exits and without, by batch size and length",
-    "torch_path": "overhead around the layers, what compaction costs and saves, torch.compile",
-    "fuzz": "random calls of all kinds: the right vectors or one clear error",
-    "correctness": "fast ways to run the model beside one text at a time, on real texts",
-    "endurance": "an hour from several threads: memory, the same vectors, steady speed",
-    "reliability": "docs/reliability.md from results/: a rendering, no evaluation",
-    "licences": "docs/licences.md from the packages installed: no evaluation",
-    "card": "model_card.md from results/: a rendering, no evaluation",
+    "sts": ("quality", "sentence similarity at full depth, with exits and at every layer"),
+    "retrieval": ("quality", "nDCG and recall, with exits and over the teacher's index"),
+    "front": ("quality", "thresholds beside cuts of the same mean depth, in three metrics, with intervals"),
+    "pareto": ("quality", "quality over depth for thresholds and static cuts; choose a threshold"),
+    "calibrate": ("quality", "the loosest threshold with a guaranteed fidelity on texts of your own"),
+    "diagnose": ("quality", "would texts leave early, would it pay, and do depths compare"),
+    "held_out": ("quality", "texts that training did not draw, to calibrate and to time with"),
+    "latency": ("speed", "time of a batch with exits and without, by batch size and length"),
+    "peers": ("speed", "LEAP and its teacher in every library that people run them in, side by side"),
+    "throughput": ("speed", "texts a second in training, beside a plain loop"),
+    "torch_path": ("speed", "overhead around the layers, what compaction costs and saves, torch.compile"),
+    "corpus_cost": ("speed", "cost of embedding a corpus, how it grows, and an estimate for 10^9 texts"),
+    "fuzz": ("stress", "random calls of all kinds: the right vectors or one clear error"),
+    "correctness": ("stress", "fast ways to run the model beside one text at a time, on real texts"),
+    "parity": ("stress", "ONNX files beside torch: exit layers, embeddings, int8 on sentence pairs"),
+    "endurance": ("stress", "an hour from several threads: memory, the same vectors, steady speed"),
+    "survival": ("stress", "training and corpus encoding killed, short of disk, with damaged files"),
+    "ablation": ("studies", "which terms of the objective open the exits, in short runs"),
+    "baselines": ("studies", "LEAP beside other ways to distil, in short runs on the same texts"),
+    "seeds": ("studies", "a recipe trained over several seeds: mean and standard deviation"),
+    "paper_l12": ("studies", "the paper's own protocol of 12 layers, beside its published figures"),
+    "card": ("card", "model_card.md from results/: a rendering, no evaluation"),
+    "reliability": ("card", "docs/reliability.md from results/: a rendering, no evaluation"),
+    "licences": ("card", "docs/licences.md from the packages installed: no evaluation"),
 }
 
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: NAME and its arguments; None: those of the process.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    listing = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
+    listing = "\n".join(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items())
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: python -m eval NAME [arguments]   (NAME --help lists them)\n\n{listing}")
         return 0 if argv else 2
@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
 
-    module = importlib.import_module(f"eval.{name}")  # here: an evaluation needs not what another one imports
+    # Here: an evaluation does not need what another one imports.
+    module = importlib.import_module(f"eval.{COMMANDS[name][0]}.{name}")
     parser = OneLineParser(prog=f"python -m eval {name}", description=module.__doc__.splitlines()[0])
     module.add_arguments(parser)
     args = parser.parse_args(rest)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.errors import UsageError
-from eval.exits import theta_text
-from eval.files import atomic_write
+from leap.encode.exits import theta_text
+from leap.errors import UsageError
+from leap.files import atomic_write
 
 try:
     import matplotlib
@@ -28,7 +28,7 @@ def check_format(argument: str, path: Path) -> None:
 
 
 def plot_pareto(figures: dict[str, Any], title: str, *paths: Path) -> None:
-    """Draw Spearman over mean depth, of the grid of `eval.pareto` and of static cuts.
+    """Draw Spearman over mean depth, of the grid of `eval.quality.pareto` and of static cuts.
 
     Args:
         figures: what `evaluate_pareto` returns, with `chosen` or without.
@@ -88,7 +88,7 @@ def plot_front(figures: dict[str, Any], *paths: Path) -> None:
     """Draw a front of exit rules over cuts, a panel for each set and metric.
 
     Args:
-        figures: what `eval.front.evaluate_front` returns.
+        figures: what `eval.quality.front.evaluate_front` returns.
         *paths: files to write; the ending of each says of what kind.
     """
     sets = figures["sets"]
@@ -123,7 +123,7 @@ def plot_baselines(figures: dict[str, Any], title: str, *paths: Path) -> None:
     """Draw Spearman over mean depth of every method: static cuts as lines, exits as bold markers.
 
     Args:
-        figures: what `eval.baselines.run_baselines` returns; error bars are a standard deviation over seeds.
+        figures: what `run_baselines` returns; error bars are a standard deviation over seeds.
         title: of the picture.
         *paths: files to write; the ending of each says of what kind.
     """
@@ -168,7 +168,7 @@ def plot_diagnosis(figures: dict[str, Any], title: str, *paths: Path) -> None:
     """Draw the similarity curve, the exit rate, the time balance and the comparability of depths.
 
     Args:
-        figures: what `eval.diagnose.diagnose` returns.
+        figures: what `eval.quality.diagnose.diagnose` returns.
         title: of the picture; the verdict is put after it.
         *paths: files to write; the ending of each says of what kind.
     """
@@ -200,7 +200,7 @@ def plot_peers(figures: dict[str, Any], title: str, *paths: Path) -> None:
     """Draw quality over latency of one text at a time, and the speedup of exits over the batch size.
 
     Args:
-        figures: what `eval.peers` measured. Of several kinds of texts the first is drawn on the left.
+        figures: what `eval.speed.peers` measured. Of several kinds of texts the first is drawn on the left.
         title: of the picture.
         *paths: files to write; the ending of each says of what kind.
     """

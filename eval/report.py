@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from eval.data import RetrievalData, StsData, TextData
-from eval.encode import Encoder
+from leap.encode.encoder import Encoder
+from leap.text.sets import RetrievalData, StsData, TextData
 
 PACKAGES = (
     "torch",

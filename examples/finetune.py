@@ -20,16 +20,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from transformers.utils import logging as transformers_logging
 
-from distill.finetuning import FineTuning, finetune
-from distill.pairs import Pairs, load_pairs
-from eval.arguments import OneLineParser, check_writable, positive
-from eval.data import TextData, load_sts
-from eval.encode import Encoder, encode_layers, find_model, load_encoder
-from eval.errors import UsageError
-from eval.exits import FloatArray, at_layers, exit_layers, row_cosines, successive_cosines, unit_vectors
-from eval.files import write_json
-from eval.metrics import spearman
 from eval.report import Report
+from leap.arguments import OneLineParser, check_writable, positive
+from leap.distill.finetuning import FineTuning, finetune
+from leap.encode.encoder import Encoder, encode_layers, find_model, load_encoder
+from leap.encode.exits import (
+    FloatArray,
+    at_layers,
+    exit_layers,
+    row_cosines,
+    successive_cosines,
+    unit_vectors,
+)
+from leap.encode.metrics import spearman
+from leap.errors import UsageError
+from leap.files import write_json
+from leap.text.pairs import Pairs, load_pairs
+from leap.text.sets import TextData, load_sts
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eval.card import render
-from eval.card_results import read_results
+from eval.card.card import render
+from eval.card.card_results import read_results
 
 RULE = {"exit_threshold": 0.88, "min_exit_layer": 2, "exit_patience": 1}
 SPEARMAN = [0.6, 0.75, 0.8, 0.81]  # by layer

@@ -6,7 +6,7 @@ from datasets import Dataset
 from mteb.abstasks import AbsTaskRetrieval, AbsTaskSTS
 from mteb.abstasks.task_metadata import TaskMetadata
 
-from eval.data import RetrievalData, StsData
+from leap.text.sets import RetrievalData, StsData
 
 
 def metadata(name: str, kind: str, score: str) -> TaskMetadata:

@@ -1,0 +1,1 @@
+"""From results/ to the model card and the evidence."""

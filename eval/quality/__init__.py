@@ -1,0 +1,1 @@
+"""How good the vectors are: similarity, retrieval, closeness to the teacher, thresholds."""

@@ -1,0 +1,145 @@
+"""What a row of a call must give, found otherwise: alone, unpadded, at full depth, through plain BertModel.
+
+The exit rule is then applied to the embeddings of all layers by `exits.py`, which shares no code with the
+model's loop. Sums taken in another order differ in their last digits, so a cosine that comes as near to its
+threshold as `TIE_BAND` may fall on either side of it: such rows are told apart, and counted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertModel
+
+from configuration_leap import ExitThreshold
+from leap.encode.exits import FloatArray, exit_layers, successive_cosines
+from modeling_leap import LeapModel, LeapModelOutput
+
+TIE_BAND = 1e-4  # of a cosine, around its threshold
+TOLERANCE = 1e-4  # of a component of an embedding or of a token's state; these are of the order of 1
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a call's rows compare with the oracle.
+
+    Attributes:
+        rows: of the call.
+        tied: rows with a cosine within `TIE_BAND` of its threshold that left at another layer.
+        wrong: what is wrong with each of the others that are; empty if all is well.
+        exits: the layer each row left at.
+    """
+
+    rows: int
+    tied: int
+    wrong: list[str]
+    exits: list[int]
+
+
+def plain_bert(model: LeapModel) -> BertModel:
+    """The model of transformers itself, of the same weights, which it shares."""
+    config = BertConfig(**model.config.to_dict())
+    config._attn_implementation = model.config._attn_implementation
+    bert = BertModel(config, add_pooling_layer=False)
+    bert.load_state_dict(model.state_dict(), assign=True)
+    return bert.eval()
+
+
+def in_tie_band(cosines: FloatArray, theta: ExitThreshold, first: int, last: int) -> bool:
+    """Whether one of the cosines that are tested from layer `first` to `last` is within the band.
+
+    Args:
+        cosines: (L,) s_l of one text, from `leap.encode.exits.successive_cosines`.
+        theta: the threshold, or one a layer.
+        first: l_min, from 1.
+        last: the last layer that decides; the model's last decides nothing.
+    """
+    thetas = np.broadcast_to(np.asarray(theta, dtype=np.float64), len(cosines))
+    chosen = slice(first - 1, min(last, len(cosines) - 1))
+    with np.errstate(invalid="ignore"):
+        return bool((np.abs(cosines[chosen] - thetas[chosen]) <= TIE_BAND).any())
+
+
+def judge(bert: BertModel, model: LeapModel, call: Mapping[str, Any], output: LeapModelOutput) -> Verdict:
+    """Compare every row of a call with what the oracle says of it.
+
+    Args:
+        bert: `plain_bert(model)`.
+        model: whose config holds the exit rule.
+        call: the arguments the model was called with.
+        output: what it gave.
+    """
+    theta, first, patience = model.config.resolve_exit_rule(
+        call.get("exit_threshold", "config"), call.get("min_exit_layer")
+    )
+    depth = call.get("max_layers") or model.config.num_hidden_layers
+    tokens = call["input_ids"] if call.get("input_ids") is not None else call["inputs_embeds"]
+    mask = call.get("attention_mask")
+    kept = torch.ones(tokens.shape[:2], dtype=torch.bool) if mask is None else mask != 0
+    tied, wrong, exits = 0, [], output.exit_layer.tolist()
+    for row, exit_layer in enumerate(exits):
+        if not kept[row].any():
+            right = exit_layer == depth and not output.sentence_embedding[row].any()
+            wrong += [] if right else [f"row {row} has no tokens and no zero vector of layer {depth}"]
+            continue
+        states = _alone(bert, call, row, kept[row])[1 : depth + 1]
+        layers = np.stack([state.double().mean(dim=0).numpy() for state in states])
+        cosines = (
+            successive_cosines(layers[None], patience) if depth > patience else np.full((1, depth), np.nan)
+        )
+        expected = depth
+        if theta is not None and first <= depth:
+            thetas = theta[:depth] if isinstance(theta, list) else theta
+            expected = int(exit_layers(cosines, thetas, first)[0])
+            if exit_layer != expected and in_tie_band(cosines[0], thetas, first, max(exit_layer, expected)):
+                tied += 1
+                expected = exit_layer
+        complaint = _compare(output, row, kept[row], expected, states, layers)
+        wrong += [complaint] if complaint else []
+    return Verdict(len(exits), tied, wrong, exits)
+
+
+def _alone(bert: BertModel, call: Mapping[str, Any], row: int, kept: Tensor) -> tuple[Tensor, ...]:
+    """The hidden states (t, H) of a row's t tokens by themselves, at the positions that they have."""
+
+    def of_row(name: str) -> Tensor | None:
+        tensor = call.get(name)
+        return None if tensor is None else tensor[min(row, len(tensor) - 1)][kept][None]
+
+    positions = of_row("position_ids")
+    with torch.inference_mode():
+        output = bert(
+            input_ids=of_row("input_ids"),
+            inputs_embeds=of_row("inputs_embeds"),
+            token_type_ids=of_row("token_type_ids"),
+            position_ids=kept.nonzero().T if positions is None else positions,
+            output_hidden_states=True,
+        )
+    return tuple(state[0] for state in output.hidden_states)
+
+
+def _compare(
+    output: LeapModelOutput,
+    row: int,
+    kept: Tensor,
+    expected: int,
+    states: tuple[Tensor, ...],
+    layers: FloatArray,
+) -> str | None:
+    """What is wrong with a row; None if nothing is."""
+    if output.exit_layer[row] != expected:
+        return f"row {row} left at layer {int(output.exit_layer[row])}, not {expected}"
+    # Written so that NaN, which is below nothing, is wrong.
+    embedding = np.abs(output.sentence_embedding[row].double().numpy() - layers[expected - 1]).max()
+    if not embedding <= TOLERANCE:
+        return f"row {row} has another embedding, by {embedding:.1e}"
+    state = (output.last_hidden_state[row][kept] - states[expected - 1]).abs().max()
+    # A few tokens of trained models have components of the order of 10, which rounding moves more.
+    if not state <= TOLERANCE * max(1.0, float(states[expected - 1].abs().max())):
+        return f"row {row} has another last_hidden_state, by {state:.1e}"
+    if not output.last_hidden_state[row].isfinite().all():
+        return f"row {row} has padding that is not finite"
+    return None

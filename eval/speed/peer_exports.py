@@ -1,0 +1,77 @@
+"""The files that libraries other than torch's run, made from the checkpoints once for all of them."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+from eval.speed.peer_runtimes import OPENVINO_FILE, Peer, Sources
+from leap.encode.encoder import Encoder, find_model
+from leap.errors import UsageError, first_line
+
+
+@contextmanager
+def sources_of(
+    model: Encoder, teacher: Encoder, peers: Sequence[Peer], threads: int
+) -> Iterator[dict[str, Sources]]:
+    """Where the peers find the two models, "leap" and "teacher"; exported files are there for the block.
+
+    Args:
+        model: LEAP.
+        teacher: what it is compared with.
+        peers: those to be run: nothing is exported that none of them needs.
+        threads: of each.
+
+    Raises:
+        UsageError: a model cannot be exported.
+    """
+    length = min(model.max_length, teacher.max_length)
+    with tempfile.TemporaryDirectory() as work:
+        found = {}
+        for name, encoder in (("leap", model), ("teacher", teacher)):
+            folder, exported = _folder(encoder), Path(work) / name
+            needs = {need for peer in peers if peer.model == name for need in peer.needs}
+            exported.mkdir()
+            for path in folder.glob("*.json"):  # of the tokenizer and the model
+                shutil.copy(path, exported / path.name)
+            if "onnx" in needs:
+                _export_onnx(folder, exported / "onnx")
+            if "openvino" in needs:
+                _export_openvino(folder, exported / OPENVINO_FILE)
+            found[name] = Sources(str(folder), str(exported), length, threads)
+        yield found
+
+
+def _folder(encoder: Encoder) -> Path:
+    """The checkpoint on this disk."""
+    found = find_model(encoder.name)
+    return Path(found if Path(found).is_dir() else snapshot_download(found)).resolve()
+
+
+def _export_onnx(folder: Path, output: Path) -> None:
+    from leap.runtime.export import export  # here: needs onnx
+
+    try:
+        export(folder, output)
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"--peers: {str(folder)!r} cannot be exported: {first_line(error)}") from error
+
+
+def _export_openvino(folder: Path, output: Path) -> None:
+    """From torch, as OpenVINO does it for users of transformers; weights stay float32."""
+    import openvino
+    import torch
+    from transformers import BertModel
+
+    network = BertModel.from_pretrained(
+        folder, add_pooling_layer=False, dtype=torch.float32, use_safetensors=True
+    ).eval()
+    ids = torch.ones((2, 8), dtype=torch.int64)
+    example = {"input_ids": ids, "attention_mask": ids, "token_type_ids": 0 * ids}
+    with torch.no_grad():
+        converted = openvino.convert_model(network, example_input=example)
+    output.parent.mkdir()
+    openvino.save_model(converted, output, compress_to_fp16=False)

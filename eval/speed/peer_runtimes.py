@@ -1,0 +1,331 @@
+"""How texts become vectors in each library that is compared: what its users write, one function a library.
+
+Imported by the process that measures a library and by the one that asks it to, so every library is imported
+in the function that needs it: what another one takes of memory must not count as its own.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Texts -> (B, H) unit vectors, and the layer each text left at where the library tells it.
+Encode = Callable[[list[str]], tuple[NDArray[np.float32], NDArray[np.int64] | None]]
+
+FULL_DEPTH, EXITS = "full depth", "exits"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the models are.
+
+    Attributes:
+        folder: the checkpoint, as transformers reads it.
+        exported: what was exported of it, see `eval.speed.peer_exports`.
+        max_length: tokens a text is cut to.
+        threads: of the CPU.
+    """
+
+    folder: str
+    exported: str
+    max_length: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A way to run one of the two models.
+
+    Attributes:
+        title: in tables.
+        model: which of the two.
+        precision: of weights and matrix products.
+        packages: import name -> what to install, of all that it needs.
+        needs: what has to be exported for it, of "onnx" and "openvino".
+        load: makes an `Encode` for each variant: "full depth", for LEAP "exits" too.
+    """
+
+    title: str
+    model: Literal["teacher", "leap"]
+    precision: Literal["float32", "int8"]
+    packages: dict[str, str]
+    needs: tuple[str, ...]
+    load: Callable[[Sources], dict[str, Encode]]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The keys of what `load` returns."""
+        return (FULL_DEPTH, EXITS) if self.model == "leap" else (FULL_DEPTH,)
+
+
+def _rules() -> dict[str, dict[str, Any]]:
+    """Variant -> arguments of a LEAP call; the rule of the config is the default one."""
+    return {FULL_DEPTH: {"exit_threshold": None}, EXITS: {}}
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+
+
+def _sentence_transformers(sources: Sources) -> dict[str, Encode]:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(sources.threads)
+    model = SentenceTransformer(sources.folder, device="cpu")
+    model.max_seq_length = sources.max_length
+
+    def encode(texts: list[str]) -> tuple[NDArray[np.float32], None]:
+        return model.encode(texts, batch_size=len(texts), normalize_embeddings=True), None
+
+    return {FULL_DEPTH: encode}
+
+
+def _leap_sentence_transformers(sources: Sources) -> dict[str, Encode]:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(sources.threads)
+    model = SentenceTransformer(sources.folder, device="cpu", trust_remote_code=True)
+    model.max_seq_length = sources.max_length
+    # encode() gives vectors alone, and calls forward() itself, by which it passes hooks over.
+    leap, left = model[0].auto_model, []
+    forward = leap.forward
+
+    def watched(**arguments: Any) -> Any:
+        output = forward(**arguments)
+        left.append(output.exit_layer)
+        return output
+
+    leap.forward = watched
+
+    def make(rule: dict[str, Any]) -> Encode:
+        def encode(texts: list[str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+            vectors = model.encode(texts, batch_size=len(texts), normalize_embeddings=True, **rule)
+            return vectors, left.pop().numpy()
+
+        return encode
+
+    return {variant: make(rule) for variant, rule in _rules().items()}
+
+
+def _transformers(sources: Sources) -> dict[str, Encode]:
+    import torch
+    from torch.nn.functional import normalize
+    from transformers import AutoModel, AutoTokenizer
+
+    torch.set_num_threads(sources.threads)
+    tokenizer = AutoTokenizer.from_pretrained(sources.folder)
+    model = AutoModel.from_pretrained(sources.folder, dtype=torch.float32, use_safetensors=True).eval()
+
+    def encode(texts: list[str]) -> tuple[NDArray[np.float32], None]:
+        batch = tokenizer(
+            texts, padding=True, truncation=True, max_length=sources.max_length, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            hidden = model(**batch).last_hidden_state
+            mask = batch["attention_mask"].unsqueeze(-1).float()
+            return normalize((hidden * mask).sum(dim=1) / mask.sum(dim=1)).numpy(), None
+
+    return {FULL_DEPTH: encode}
+
+
+def _leap_transformers(sources: Sources) -> dict[str, Encode]:
+    import torch
+    from torch.nn.functional import normalize
+    from transformers import AutoModel, AutoTokenizer
+
+    torch.set_num_threads(sources.threads)
+    tokenizer = AutoTokenizer.from_pretrained(sources.folder)
+    model = AutoModel.from_pretrained(sources.folder, dtype=torch.float32, trust_remote_code=True).eval()
+
+    def make(rule: dict[str, Any]) -> Encode:
+        def encode(texts: list[str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+            batch = tokenizer(
+                texts, padding=True, truncation=True, max_length=sources.max_length, return_tensors="pt"
+            )
+            with torch.inference_mode():
+                output = model(**batch, **rule)
+                return normalize(output.sentence_embedding).numpy(), output.exit_layer.numpy()
+
+        return encode
+
+    return {variant: make(rule) for variant, rule in _rules().items()}
+
+
+def _tokenize(sources: Sources) -> Callable[[list[str]], dict[str, NDArray[np.int64]]]:
+    """The tokenizer by itself, as programs without transformers use it."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(Path(sources.folder) / "tokenizer.json"))
+    tokenizer.enable_truncation(sources.max_length)
+    tokenizer.enable_padding(pad_id=tokenizer.token_to_id("[PAD]"))
+
+    def tokenize(texts: list[str]) -> dict[str, NDArray[np.int64]]:
+        found = tokenizer.encode_batch(texts)
+        return {
+            "input_ids": np.array([row.ids for row in found], dtype=np.int64),
+            "attention_mask": np.array([row.attention_mask for row in found], dtype=np.int64),
+            "token_type_ids": np.array([row.type_ids for row in found], dtype=np.int64),
+        }
+
+    return tokenize
+
+
+def _mean(hidden: NDArray[np.float32], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(B, H) unit vectors of the mean over tokens of `hidden` (B, T, H)."""
+    weights = mask[:, None, :].astype(np.float32)  # a product of matrices is faster than a masked sum
+    return _unit((weights @ hidden)[:, 0])
+
+
+def _onnxruntime(file: str) -> Callable[[Sources], dict[str, Encode]]:
+    def load(sources: Sources) -> dict[str, Encode]:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = sources.threads
+        session = onnxruntime.InferenceSession(
+            str(Path(sources.exported) / file), options, providers=["CPUExecutionProvider"]
+        )
+        tokenize, names = _tokenize(sources), [entry.name for entry in session.get_inputs()]
+
+        def encode(texts: list[str]) -> tuple[NDArray[np.float32], None]:
+            batch = tokenize(texts)
+            (hidden,) = session.run(["last_hidden_state"], {name: batch[name] for name in names})
+            return _mean(hidden, batch["attention_mask"]), None
+
+        return {FULL_DEPTH: encode}
+
+    return load
+
+
+def _openvino(file: str) -> Callable[[Sources], dict[str, Encode]]:
+    def load(sources: Sources) -> dict[str, Encode]:
+        import openvino
+
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": sources.threads,
+            "INFERENCE_PRECISION_HINT": "f32",  # some processors would be given bfloat16
+        }
+        model = openvino.Core().compile_model(str(Path(sources.exported) / file), "CPU", settings)
+        request, tokenize = model.create_infer_request(), _tokenize(sources)
+        names = [entry.any_name for entry in model.inputs]
+
+        def encode(texts: list[str]) -> tuple[NDArray[np.float32], None]:
+            batch = tokenize(texts)
+            found = request.infer({name: batch[name] for name in names}, share_inputs=True)
+            return _mean(found[0], batch["attention_mask"]), None
+
+        return {FULL_DEPTH: encode}
+
+    return load
+
+
+def _fastembed(sources: Sources) -> dict[str, Encode]:
+    from fastembed import TextEmbedding
+    from fastembed.common.model_description import ModelSource, PoolingType
+
+    name = "local/teacher"
+    TextEmbedding.add_custom_model(
+        model=name,
+        pooling=PoolingType.MEAN,
+        normalization=True,
+        sources=ModelSource(hf=name),  # asked for; not read, as the files are given below
+        dim=json.loads((Path(sources.exported) / "config.json").read_text())["hidden_size"],
+        model_file="onnx/model.onnx",
+    )
+    model = TextEmbedding(name, specific_model_path=sources.exported, threads=sources.threads)
+
+    def encode(texts: list[str]) -> tuple[NDArray[np.float32], None]:
+        return np.stack(list(model.embed(texts, batch_size=len(texts)))), None
+
+    return {FULL_DEPTH: encode}
+
+
+def _leap_encoder(runtime: str) -> Callable[[Sources], dict[str, Encode]]:
+    def load(sources: Sources) -> dict[str, Encode]:
+        from leap.runtime import LeapEncoder
+
+        encoder = LeapEncoder.from_pretrained(
+            sources.exported, runtime=runtime, threads=sources.threads, max_length=sources.max_length
+        )
+
+        def make(rule: dict[str, Any]) -> Encode:
+            def encode(texts: list[str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+                return encoder.encode(texts, batch_size=len(texts), return_exit_layers=True, **rule)
+
+            return encode
+
+        return {variant: make(rule) for variant, rule in _rules().items()}
+
+    return load
+
+
+_SENTENCE = {"sentence_transformers": "sentence-transformers"}
+_ONNX = {"onnxruntime": "onnxruntime", "tokenizers": "tokenizers", "onnx": "onnx"}
+_FASTEMBED = {"fastembed": "fastembed", "onnx": "onnx", "onnxruntime": "onnxruntime"}
+OPENVINO_FILE = "openvino/model.xml"
+_FLAT, _FLAT_INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
+
+
+def _peers() -> dict[str, Peer]:
+    table: tuple[tuple[Any, ...], ...] = (
+        (
+            "sentence-transformers",
+            "sentence-transformers, torch",
+            "float32",
+            _SENTENCE,
+            (),
+            _sentence_transformers,
+        ),
+        ("transformers", "transformers, torch", "float32", {}, (), _transformers),
+        ("onnxruntime", "ONNX Runtime, fused", "float32", _ONNX, ("onnx",), _onnxruntime(_FLAT)),
+        ("onnxruntime-int8", "ONNX Runtime, int8", "int8", _ONNX, ("onnx",), _onnxruntime(_FLAT_INT8)),
+        ("fastembed", "fastembed", "float32", _FASTEMBED, ("onnx",), _fastembed),
+        (
+            "openvino",
+            "OpenVINO",
+            "float32",
+            {"openvino": "openvino"},
+            ("openvino",),
+            _openvino(OPENVINO_FILE),
+        ),
+        (
+            "leap-sentence-transformers",
+            "sentence-transformers, torch",
+            "float32",
+            _SENTENCE,
+            (),
+            _leap_sentence_transformers,
+        ),
+        ("leap-transformers", "transformers, torch", "float32", {}, (), _leap_transformers),
+        ("leap-onnx", "`LeapEncoder`, segments", "float32", _ONNX, ("onnx",), _leap_encoder("onnx")),
+        (
+            "leap-onnx-single",
+            "`LeapEncoder`, one file",
+            "float32",
+            _ONNX,
+            ("onnx",),
+            _leap_encoder("onnx-single"),
+        ),
+        (
+            "leap-onnx-int8",
+            "`LeapEncoder`, segments, int8",
+            "int8",
+            _ONNX,
+            ("onnx",),
+            _leap_encoder("onnx-int8"),
+        ),
+    )
+    return {
+        name: Peer(title, "leap" if name.startswith("leap-") else "teacher", precision, packages, needs, load)
+        for name, title, precision, packages, needs, load in table
+    }
+
+
+PEERS = _peers()

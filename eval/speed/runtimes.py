@@ -1,0 +1,52 @@
+"""The encoder of runtime/ in the form of `leap.encode.encoder`, or one line on why it cannot run here."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from leap.encode.encoder import Encoding, find_model
+from leap.errors import UsageError, first_line
+
+
+class Encode(Protocol):
+    """Texts to embeddings, not normalised, and exit layers."""
+
+    def __call__(self, texts: Sequence[str], rule: Mapping[str, Any], batch_size: int) -> Encoding:
+        """Encode.
+
+        Args:
+            texts: N texts.
+            rule: `exit_threshold` and `min_exit_layer`, where they are not the config's.
+            batch_size: texts a forward pass.
+        """
+
+
+def load_runtime(source: str, runtime: str, threads: int | None = None) -> Encode:
+    """An encoder over ONNX Runtime.
+
+    Args:
+        source: of the model, as for `leap.encode.encoder.find_model`.
+        runtime: a name of `runtime.RUNTIMES`.
+        threads: to compute with in a call; None: all cores.
+
+    Raises:
+        UsageError: a package or a file that it needs is missing, or is of other weights.
+    """
+    try:
+        # Here: not everybody who evaluates has ONNX Runtime.
+        from leap.runtime import LeapEncoder
+    except ImportError as error:
+        raise UsageError(f"{runtime}: {first_line(error)}: pip install onnxruntime onnx") from error
+    try:
+        encoder = LeapEncoder.from_pretrained(find_model(source), runtime=runtime, threads=threads)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{runtime}: {first_line(error)}") from error
+
+    def encode(texts: Sequence[str], rule: Mapping[str, Any], batch_size: int) -> Encoding:
+        embeddings, layers = encoder.encode(
+            list(texts), batch_size, normalize_embeddings=False, return_exit_layers=True, **rule
+        )
+        return Encoding(np.asarray(embeddings), np.asarray(layers))
+
+    return encode

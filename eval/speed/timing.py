@@ -1,0 +1,137 @@
+"""What timings share: clocks that wait for the device, variants in turns, the model's loop step by step."""
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from leap.arguments import check_writable
+from leap.encode.encoder import Encoder, find_model, load_encoder
+from leap.encode.exits import FloatArray
+from leap.text.samples import Texts, load_texts_or_pairs
+from leap.text.sets import StsData
+
+# The model's own steps: with copies of them something else would be timed than what its users run.
+from modeling_leap import LeapModel, _Batch, _pooling_weights
+
+Result = TypeVar("Result")
+
+
+def prepare(args: argparse.Namespace) -> tuple[Encoder, StsData | Texts]:
+    """The model and the texts that a command times, with the threads it asks for; wrong arguments stop here.
+
+    Raises:
+        UsageError: as `check_writable`, `find_model`, `load_texts_or_pairs` and `load_encoder`.
+    """
+    check_writable("--output", args.output)
+    find_model(args.model)
+    data = load_texts_or_pairs(args.data, args.split, args.texts)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
+    return encoder, data
+
+
+@contextmanager
+def timed_inference(model: LeapModel) -> Iterator[None]:
+    """Inference mode, and `eval()` for as long as it lasts."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def clock(device: torch.device) -> float:
+    """Now, in milliseconds, once all that was sent to the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() * 1000
+
+
+def in_turns(
+    variants: Mapping[str, Callable[[int], Result]],
+    *,
+    rounds: int,
+    warm_up: int,
+    device: torch.device,
+    bar: tqdm | None = None,
+    seconds: float = math.inf,
+    at_least: int = 1,
+) -> tuple[dict[str, FloatArray], dict[str, list[Result]]]:
+    """Time variants of the same work A B A B, so that a change of the machine's speed meets them all.
+
+    Args:
+        variants: by name; each is called with the number of the round, from 0.
+        rounds: timed calls of each, at most.
+        warm_up: calls of each before, which are not timed; with the numbers of the last rounds.
+        device: what they run on.
+        bar: a progress bar to move by 1 for every timed round.
+        seconds: no round begins after so long, the warm-up not counted.
+        at_least: rounds that are timed however long they take.
+
+    Returns:
+        For each variant the (rounds timed,) milliseconds that its calls took, and what they returned.
+    """
+    milliseconds: dict[str, list[float]] = {name: [] for name in variants}
+    results: dict[str, list[Result]] = {name: [] for name in variants}
+    begun = math.inf
+    for number in range(-warm_up, rounds):
+        if number == 0:
+            begun = time.monotonic()
+        if number >= at_least and time.monotonic() - begun > seconds:
+            break
+        for name, variant in variants.items():
+            since = clock(device)
+            result = variant(number % rounds)
+            until = clock(device)
+            if number >= 0:
+                milliseconds[name].append(until - since)
+                results[name].append(result)
+        if bar is not None and number >= 0:
+            bar.update(1)
+    return {name: np.array(values) for name, values in milliseconds.items()}, results
+
+
+def tokenize(encoder: Encoder, texts: list[str], max_length: int | None = None) -> dict[str, Tensor]:
+    """The texts as a batch on the model's device, padded to the longest.
+
+    Args:
+        encoder: whose tokenizer and device.
+        texts: B texts.
+        max_length: tokens to cut them to, the special ones included; None: the encoder's.
+    """
+    batch: Any = encoder.tokenizer(
+        texts,
+        padding=True,
+        truncation=True,
+        max_length=max_length or encoder.max_length,
+        return_tensors="pt",
+    )
+    return dict(batch.to(encoder.model.device))
+
+
+def enter(model: LeapModel, batch: dict[str, Tensor]) -> _Batch:
+    """The batch before the first layer, as `LeapModel.forward` makes it; its methods are the model's steps.
+
+    Args:
+        model: the network.
+        batch: `input_ids`, `attention_mask` and perhaps `token_type_ids`, (B, T) each.
+    """
+    hidden = model.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
+    mask = batch["attention_mask"]
+    return _Batch(
+        hidden,
+        mask=model._layer_mask(hidden, mask),
+        weights=_pooling_weights(hidden, mask),
+        patience=model.config.exit_patience,
+    )

@@ -1,0 +1,393 @@
+"""What torch adds around the layers: overhead of one text, what compaction costs and saves, `torch.compile`.
+
+    python -m eval torch_path --model . --output results/torch-path-cpu.json
+
+Three questions about `LeapModel` itself, each answered by variants in turns: how much of a single text's time
+goes by outside the layers; from which share of a batch on the copy of the rows that stay costs less than one
+layer's work for those that left; and, with `--compile`, whether layers compiled one by one are faster.
+"""
+
+import argparse
+import copy
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eval.report import Report
+from eval.speed.latency import SHORTEST, choose_texts
+from eval.speed.timing import enter, in_turns, prepare, timed_inference, tokenize
+from leap.arguments import (
+    add_common_arguments,
+    add_exit_arguments,
+    add_texts_argument,
+    numbers,
+    positive,
+)
+from leap.encode.encoder import Encoder
+from leap.encode.exits import FloatArray
+from leap.errors import UsageError
+from leap.text.samples import texts_of
+from modeling_leap import LeapModel, _Batch, _pooling_weights
+
+BATCH_SIZE = 32
+LENGTHS = (16, 64)
+SHARES = (0.05, 0.25, 0.5)
+WARM_UP = 3
+NO_ROW = 2.0  # a threshold that no cosine reaches
+
+
+class Recorded(nn.Module):
+    """In the place of a layer: gives `output`, (B, T, H), without work."""
+
+    output: Tensor
+
+    def forward(self, _hidden: Tensor, _mask: Tensor | None) -> Tensor:
+        """What the layer would have given."""
+        return self.output
+
+
+def without_layers(model: LeapModel) -> LeapModel:
+    """A copy of the model whose layers are `Recorded`: it takes the steps of `forward` around them."""
+    bare = copy.deepcopy(model)
+    bare.encoder.layer = nn.ModuleList(Recorded() for _ in model.encoder.layer)
+    return bare
+
+
+def play(bare: LeapModel, states: Sequence[Tensor]) -> None:
+    """Set what the layers of `without_layers` give: `states`, (B, T, H) each, one a layer."""
+    for layer, state in zip(bare.encoder.layer, states, strict=True):
+        layer.output = state
+
+
+def measure_overhead(encoder: Encoder, texts: Sequence[str], rule: dict[str, Any]) -> dict[str, Any]:
+    """Time of single texts, and how much of it is outside the layers.
+
+    Args:
+        encoder: the model.
+        texts: one a round.
+        rule: `exit_threshold` and `min_exit_layer` of a call.
+
+    Returns:
+        `texts`, `mean_tokens`, `mean_exit_layer`; for `exits` and `full_depth` the median milliseconds
+        `forward_ms` and `outside_layers_ms`, the latter with layers that give what they gave before without
+        work, and `outside_share`, the median over texts of the quotient; and `steps_ms`, the median of each
+        step outside the layers, once.
+    """
+    model = encoder.model
+    batches = [tokenize(encoder, [text]) for text in texts]
+    bare = without_layers(model)
+    with timed_inference(model), timed_inference(bare):
+        states = [
+            model(**batch, exit_threshold=None, output_hidden_states=True).hidden_states[1:]
+            for batch in batches
+        ]
+
+        def outside(number: int, **call: object) -> Tensor:
+            return bare(**batches[number], **call).exit_layer
+
+        variants = {
+            "exits": lambda number: model(**batches[number], **rule).exit_layer,
+            # A variant of its own, as it is no part of a forward pass.
+            "play": lambda number: play(bare, states[number]),
+            "outside_exits": lambda number: outside(number, **rule),
+            "full_depth": lambda number: model(**batches[number], exit_threshold=None).exit_layer,
+            "outside_full_depth": lambda number: outside(number, exit_threshold=None),
+        }
+        times, found = in_turns(variants, rounds=len(texts), warm_up=WARM_UP, device=model.device)
+        steps = _steps(model, batches)
+    if not all(torch.equal(a, b) for a, b in zip(found["exits"], found["outside_exits"], strict=True)):
+        raise RuntimeError("the copy without layers did not leave where the model does")
+    return {
+        "texts": len(texts),
+        "mean_tokens": float(np.mean([batch["input_ids"].shape[1] for batch in batches])),
+        "mean_exit_layer": float(torch.cat(found["exits"]).double().mean()),
+        **{
+            name: {
+                "forward_ms": float(np.median(times[name])),
+                "outside_layers_ms": float(np.median(times[f"outside_{name}"])),
+                "outside_share": float(np.median(times[f"outside_{name}"] / times[name])),
+            }
+            for name in ("exits", "full_depth")
+        },
+        "steps_ms": steps,
+    }
+
+
+def _steps(model: LeapModel, batches: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+    """The median milliseconds of each step of `forward` that is not a layer."""
+    calls = [(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids")) for batch in batches]
+    entered = [enter(model, batch) for batch in batches]
+    for rows in entered:
+        for _ in range(rows.patience + 1):
+            rows.pool()
+
+    variants = {
+        "input checks": lambda n: model._check_inputs(calls[n][0], None, calls[n][1], calls[n][2], None),
+        "embeddings": lambda n: model._embed(calls[n][0], calls[n][2], None, None),
+        "mask": lambda n: model._layer_mask(entered[n].hidden, calls[n][1]),
+        "pooling weights": lambda n: _pooling_weights(entered[n].hidden, calls[n][1]),
+        "pooling, a layer": lambda n: entered[n].pool(),
+        "exit test, a layer": lambda n: entered[n].let_leave(NO_ROW, 1),
+        "gathering": lambda n: entered[n].gather(1),
+    }
+    times, _ = in_turns(variants, rounds=len(batches), warm_up=WARM_UP, device=model.device)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def measure_compaction(encoder: Encoder, texts: list[str], length: int, *, rounds: int) -> dict[str, Any]:
+    """What it costs to take rows out of a batch, beside what it saves in one layer.
+
+    Rows that leave save every layer that follows, all of the same work; after the last test it is one. So
+    what pays here pays at every layer.
+
+    Args:
+        encoder: the model.
+        texts: `BATCH_SIZE` of them, the batch.
+        length: tokens to cut them to.
+        rounds: timed calls.
+
+    Returns:
+        `batch_size`, `tokens`, `mean_tokens`, `layer_ms` of the whole batch; `shares`: for one row
+        and for each of `SHARES` `rows_leaving`, `share`, `copy_ms`, what taking these out and putting them
+        back in order at the end add to a test by which nothing leaves, `saved_ms`, what the last layer takes
+        less, and `pays`, whether that is more; and `pays_from`, the smallest of these shares from which on
+        all pay, None if the largest does not.
+    """
+    batch = tokenize(encoder, texts, length)
+    model = encoder.model
+    leaving = sorted({1, *(round(share * BATCH_SIZE) for share in SHARES)})
+    with timed_inference(model):
+        whole = enter(model, batch)
+        whole.run(model.encoder.layer[0])
+        variants = {}
+        for count in (0, *leaving):
+            variants[f"leave {count}"] = _leave(whole, count)
+            variants[f"layer without {count}"] = _layer(model, whole, BATCH_SIZE - count)
+        times, _ = in_turns(variants, rounds=rounds, warm_up=WARM_UP, device=model.device)
+    shares = [_cost(times, count) for count in leaving]
+    paying = [share for i, share in enumerate(shares) if all(later["pays"] for later in shares[i:])]
+    return {
+        "batch_size": BATCH_SIZE,
+        "tokens": length,
+        "mean_tokens": float(batch["attention_mask"].sum() / BATCH_SIZE),
+        "layer_ms": float(np.median(times["layer without 0"])),
+        "shares": shares,
+        "pays_from": paying[0]["share"] if paying else None,
+    }
+
+
+def _leave(whole: _Batch, count: int) -> Callable[[int], tuple[Tensor, ...]]:
+    """A variant: test all rows, take out `count` of them, spread over the batch, and gather."""
+    now = whole.pool()
+    before = -now  # cosine -1
+    chosen = torch.arange(count, device=now.device) * len(now) // max(count, 1)
+    before[chosen] = now[chosen]  # cosine 1
+
+    def variant(_number: int) -> tuple[Tensor, ...]:
+        rows = _Batch(whole.hidden, whole.mask, whole.weights, whole.patience)
+        rows.pooled = [*[before] * whole.patience, now]
+        rows.let_leave(0.5, 1)
+        return rows.gather(2)
+
+    return variant
+
+
+def _layer(model: LeapModel, whole: _Batch, count: int) -> Callable[[int], object]:
+    """A variant: the last layer over the first `count` rows."""
+    mask = None if whole.mask is None else whole.mask[:count]
+    hidden, layer = whole.hidden[:count], model.encoder.layer[-1]
+    return lambda _number: layer(hidden, mask)
+
+
+def _cost(times: dict[str, FloatArray], count: int) -> dict[str, Any]:
+    # Differences within a round: what slows the machine down for a while meets both.
+    copied = float(np.median(times[f"leave {count}"] - times["leave 0"]))
+    saved = float(np.median(times["layer without 0"] - times[f"layer without {count}"]))
+    return {
+        "rows_leaving": count,
+        "share": count / BATCH_SIZE,
+        "copy_ms": copied,
+        "saved_ms": saved,
+        "pays": saved > copied,
+    }
+
+
+def measure_compiled(encoder: Encoder, texts: Sequence[str], rule: dict[str, Any]) -> dict[str, Any]:
+    """Single texts with layers compiled one by one, beside the model as it is.
+
+    Args:
+        encoder: the model.
+        texts: one a round.
+        rule: as for `measure_overhead`.
+
+    Returns:
+        `compile_seconds`, those of the first text; for `exits` and `full_depth` the `speedup`, the median
+        over texts of eager time over compiled; `largest_difference` of any component of an embedding.
+    """
+    model = encoder.model
+    batches = [tokenize(encoder, [text]) for text in texts]
+    compiled = copy.deepcopy(model)
+    for layer in compiled.encoder.layer:
+        layer.compile(dynamic=True)  # a graph for all lengths; without it each new one compiles again
+    with timed_inference(model), timed_inference(compiled):
+        since = time.monotonic()
+        compiled(**batches[0], exit_threshold=None)
+        seconds = time.monotonic() - since
+        variants = {
+            "exits": lambda n: model(**batches[n], **rule).sentence_embedding,
+            "compiled exits": lambda n: compiled(**batches[n], **rule).sentence_embedding,
+            "full_depth": lambda n: model(**batches[n], exit_threshold=None).sentence_embedding,
+            "compiled full_depth": lambda n: compiled(**batches[n], exit_threshold=None).sentence_embedding,
+        }
+        times, found = in_turns(variants, rounds=len(texts), warm_up=WARM_UP, device=model.device)
+    pairs = zip(found["full_depth"], found["compiled full_depth"], strict=True)
+    return {
+        "compile_seconds": seconds,
+        **{
+            name: {"speedup": float(np.median(times[name] / times[f"compiled {name}"]))}
+            for name in ("exits", "full_depth")
+        },
+        "largest_difference": max(float((eager - other).abs().max()) for eager, other in pairs),
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this evaluation."""
+    add_common_arguments(parser, batch_size=False)
+    add_exit_arguments(parser)
+    add_texts_argument(parser, default="stsb")
+    parser.add_argument(
+        "--texts", type=positive, default=20_000, help="the first of a file of texts (default: %(default)s)"
+    )
+    shown = ",".join(map(str, LENGTHS))
+    parser.add_argument(
+        "--lengths",
+        type=numbers(int),
+        default=LENGTHS,
+        help=f"tokens a text of a batch, about (default: {shown})",
+    )
+    parser.add_argument(
+        "--rounds", type=positive, default=200, help="single texts, each timed once (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=positive, help="of the CPU (default: torch's choice)")
+    parser.add_argument(
+        "--compile", action="store_true", help="also time layers compiled one by one (a minute or more)"
+    )
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Run it as the command does."""
+    encoder, data = prepare(args)
+    figures = evaluate_torch_path(
+        encoder,
+        texts_of(data),
+        rule={"exit_threshold": args.exit_threshold, "min_exit_layer": args.min_exit_layer},
+        lengths=args.lengths,
+        rounds=args.rounds,
+        compiled=args.compile,
+    )
+    return Report(figures, _summary(figures), {"model": encoder}, data)
+
+
+def evaluate_torch_path(
+    encoder: Encoder,
+    texts: list[str],
+    *,
+    rule: dict[str, Any],
+    lengths: Sequence[int] = LENGTHS,
+    rounds: int = 200,
+    compiled: bool = False,
+) -> dict[str, Any]:
+    """All of the above.
+
+    Args:
+        encoder: the model.
+        texts: to choose from; single ones are taken evenly over them.
+        rule: `exit_threshold` and `min_exit_layer` of a call, as `LeapModel.forward` takes them.
+        lengths: about how many tokens the texts of the batches are to have.
+        rounds: single texts that are timed, at most; a batch is timed a quarter as often.
+        compiled: also `measure_compiled`.
+
+    Returns:
+        `threads`, `device`, `dtype`, `layers`, the rule; `single`, `compaction` (one a length, and whether
+        its texts are `joined` of several) and `compiled` (None if not asked for) as the functions above give
+        them.
+
+    Raises:
+        UsageError: a rule out of its range, lengths that the texts or the model cannot have, or no compiler
+            for `compiled`.
+    """
+    theta, first_layer, patience = encoder.exit_rule(**rule)
+    for length in lengths:
+        if not SHORTEST <= length <= encoder.max_length:
+            raise UsageError(
+                f"--lengths must be in [{SHORTEST}, {encoder.max_length}] for this model, got {length}"
+            )
+    model = encoder.model
+    compiler = os.environ.get("CXX", "g++")
+    if compiled and model.device.type == "cpu" and shutil.which(compiler) is None:
+        raise UsageError(f"--compile: there is no C++ compiler {compiler!r}: install g++ or set CXX")
+    chosen = {
+        length: choose_texts(encoder, texts, length, at_least=BATCH_SIZE, wanted=BATCH_SIZE)
+        for length in lengths
+    }
+    single = texts[:: max(1, len(texts) // rounds)][:rounds]
+    return {
+        "threads": torch.get_num_threads(),
+        "device": model.device.type,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "layers": encoder.depth,
+        "exit_threshold": theta,
+        "min_exit_layer": first_layer,
+        "exit_patience": patience,
+        "single": measure_overhead(encoder, single, rule),
+        "compaction": [
+            {"joined": joined}
+            | measure_compaction(encoder, pool[:BATCH_SIZE], length, rounds=max(3, rounds // 4))
+            for length, (pool, joined) in chosen.items()
+        ],
+        "compiled": measure_compiled(encoder, single, rule) if compiled else None,
+    }
+
+
+def _summary(figures: dict[str, Any]) -> str:
+    single = figures["single"]
+    lines = [
+        f"{figures['device']}, {figures['threads']} threads, {figures['dtype']}; theta "
+        f"{figures['exit_threshold']}, l_min {figures['min_exit_layer']}; medians",
+        f"single texts ({single['texts']}, {single['mean_tokens']:.1f} tokens, mean exit layer "
+        f"{single['mean_exit_layer']:.2f}): forward pass, and outside the layers",
+    ]
+    lines += [
+        f"  {title:<12}{row['forward_ms']:>8.2f} ms{row['outside_layers_ms']:>8.3f} ms"
+        f"{row['outside_share']:>7.1%}"
+        for title, row in (("with exits", single["exits"]), ("full depth", single["full_depth"]))
+    ]
+    lines += [f"    {name:<20}{value:>8.3f} ms" for name, value in single["steps_ms"].items()]
+    for row in figures["compaction"]:
+        mark = "*" if row["joined"] else ""
+        lines.append(
+            f"compaction, {row['batch_size']} x {row['tokens']}{mark} tokens, a layer "
+            f"{row['layer_ms']:.2f} ms"
+        )
+        lines += [
+            f"  {share['rows_leaving']:>3} rows leave ({share['share']:.0%}): copy {share['copy_ms']:.3f} "
+            f"ms, one layer's saving {share['saved_ms']:.2f} ms{'' if share['pays'] else ', does not pay'}"
+            for share in row["shares"]
+        ]
+    if any(row["joined"] for row in figures["compaction"]):
+        lines.append("  * texts joined of several, as too few were that long")
+    compiled = figures["compiled"]
+    if compiled:
+        lines.append(
+            f"layers compiled in {compiled['compile_seconds']:.0f} s: {compiled['exits']['speedup']:.2f} "
+            f"times as fast with exits, {compiled['full_depth']['speedup']:.2f} at full depth; embeddings "
+            f"differ by up to {compiled['largest_difference']:.1e}"
+        )
+    return "\n".join(lines)

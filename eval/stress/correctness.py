@@ -1,0 +1,298 @@
+"""Do the fast ways to run the model give what the slow one gives: one text at a time, in torch.
+
+    python -m eval correctness --model . --output results/correctness.json
+
+Each path encodes the same real texts. A text that leaves at another layer, or whose embedding differs by
+more than the tolerance, is counted; apart from these, texts with a cosine within 1e-4 of its threshold, which
+rounding may carry to the other side. A path of other weights (int8) has no such target: how far its
+embeddings and exits are is told as a distribution.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets.exceptions import DatasetsError
+from tqdm import tqdm
+
+from eval.quality.oracle import TIE_BAND, TOLERANCE, in_tie_band
+from eval.report import Report
+from eval.speed.runtimes import load_runtime
+from eval.speed.timing import tokenize
+from leap.arguments import add_common_arguments, check_writable, numbers, positive
+from leap.encode.encoder import Encoder, Encoding, encode, load_encoder
+from leap.encode.exits import row_cosines, theta_text
+from leap.errors import UsageError, first_line
+from leap.files import checksum
+from leap.text.samples import Texts
+from leap.text.tokens import TextSource, iterate_texts
+
+WINDOW = 1024  # texts of like lengths among which batches are drawn: much company, little padding
+SEED = 0
+QUANTILES = (0.0, 0.01, 0.05, 0.5)
+
+Rule = Mapping[str, Any]  # arguments of a call: none for the config's rule, or `exit_threshold`
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What one text at a time gives.
+
+    Attributes:
+        encoding: of N texts, with the model's own exits.
+        tied: (N,) bool, a cosine that was compared with its threshold is within the tie band.
+    """
+
+    encoding: Encoding
+    tied: np.ndarray
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to encode N texts.
+
+    Attributes:
+        encode: texts and an exit rule to embeddings and exit layers.
+        exact: its weights are the model's, so that its results have to be.
+    """
+
+    encode: Callable[[Sequence[str], Rule], Encoding]
+    exact: bool = True
+
+
+def one_at_a_time(
+    encoder: Encoder, texts: Sequence[str], rule: Rule, progress: str | None = None
+) -> Reference:
+    """Encode each text alone, as a batch of one without padding."""
+    theta, first, patience = encoder.exit_rule(**rule)
+    embeddings, layers, tied = [], [], []
+    for text in tqdm(texts, desc=progress, unit="text", disable=progress is None):
+        with torch.inference_mode():
+            output = encoder.model(**tokenize(encoder, [text]), output_hidden_states=True, **rule)
+            exit_layer = int(output.exit_layer)
+            states = output.hidden_states[1 : exit_layer + 1]
+            pooled = torch.cat([state.double().mean(dim=1) for state in states]).cpu().numpy()
+        embeddings.append(output.sentence_embedding[0].cpu().numpy())
+        layers.append(exit_layer)
+        cosines = np.full(encoder.depth, np.nan)
+        cosines[patience:exit_layer] = row_cosines(pooled[patience:], pooled[:-patience])
+        tied.append(theta is not None and in_tie_band(cosines, theta, first, exit_layer))
+    return Reference(Encoding(np.stack(embeddings), np.array(layers)), np.array(tied))
+
+
+def in_company(
+    encoder: Encoder, texts: Sequence[str], rule: Rule, batch_size: int, progress: str | None
+) -> Encoding:
+    """Encode in batches whose rows were drawn at random among texts of like lengths."""
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    random = np.random.default_rng(SEED)
+    for start in range(0, len(order), WINDOW):
+        random.shuffle(order[start : start + WINDOW])
+    embeddings = np.empty((len(texts), encoder.model.config.hidden_size), dtype=np.float32)
+    layers = np.empty(len(texts), dtype=np.int64)
+    with tqdm(total=len(texts), desc=progress, unit="text", disable=progress is None) as bar:
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            found = encode(encoder, [texts[row] for row in rows], batch_size=batch_size, **rule)
+            embeddings[rows], layers[rows] = found.embeddings, found.exit_layers
+            bar.update(len(rows))
+    return Encoding(embeddings, layers)
+
+
+def compare(reference: Reference, found: Encoding) -> dict[str, Any]:
+    """Count the texts of a path that differ from the reference, those in the tie band apart."""
+    expected = reference.encoding
+    moved = found.exit_layers != expected.exit_layers
+    difference = np.abs(found.embeddings - expected.embeddings).max(axis=1)
+    other = ~moved & ~(difference <= TOLERANCE)  # so that NaN is counted
+    return {
+        "other_exit_layer": int((moved & ~reference.tied).sum()),
+        "other_embedding": int(other.sum()),
+        "other_exit_layer_in_tie_band": int((moved & reference.tied).sum()),
+        "largest_difference": float(difference[~moved].max(initial=0.0)),
+        "mean_exit_layer": float(found.exit_layers.mean()),
+    }
+
+
+def spread(reference: Reference, found: Encoding) -> dict[str, Any]:
+    """How far a path of other weights is: cosines to the reference, and exit layers later or earlier."""
+    expected = reference.encoding
+    cosines = row_cosines(found.embeddings.astype(float), expected.embeddings.astype(float))
+    later = found.exit_layers - expected.exit_layers
+    low, *quantiles = np.quantile(cosines, QUANTILES)
+    steps, counts = np.unique(later, return_counts=True)
+    return {
+        "cosine_mean": float(cosines.mean()),
+        "cosine_lowest": float(low),
+        "cosine_quantiles": {
+            f"{share:g}": float(value) for share, value in zip(QUANTILES[1:], quantiles, strict=True)
+        },
+        "layers_later": {str(step): int(count) for step, count in zip(steps, counts, strict=True)},
+        "mean_exit_layer": float(found.exit_layers.mean()),
+    }
+
+
+def load_texts(sources: Sequence[str], count: int) -> Texts:
+    """The first texts of several files, as many of each.
+
+    Args:
+        sources: txt, json, jsonl or parquet files (column `text`), also with .gz after it, or globs of them;
+            none: the files in the folder train/ of LEAP_DATA.
+        count: how many in all.
+
+    Raises:
+        UsageError: there are no such files, or too few texts in them.
+    """
+    if not sources:
+        folder = Path(os.environ.get("LEAP_DATA") or "")
+        sources = sorted(str(path) for path in (folder / "train").glob("*.jsonl.gz"))
+        if not sources:
+            raise UsageError("--data: give text files, or set LEAP_DATA to a folder with train/*.jsonl.gz")
+    share = -(-count // len(sources))
+    texts: list[str] = []
+    for source in sources:
+        try:
+            chunks = iterate_texts(TextSource(source, limit=share), streaming=True)
+            texts += [text for chunk in chunks for text in chunk]
+        except (ValueError, OSError, DatasetsError) as error:
+            raise UsageError(f"--data: cannot read {source!r}: {first_line(error)}") from error
+    if len(texts) < count:
+        raise UsageError(f"--data: holds {len(texts)} texts of {count}: give more, or lower --texts")
+    names = "+".join(Path(source).name for source in sources)
+    return Texts(names, checksum(texts[:count]), texts[:count])
+
+
+def _onnx(runtime: str) -> Callable[[argparse.Namespace, Encoder], Way]:
+    def way(args: argparse.Namespace, _encoder: Encoder) -> Way:
+        found = load_runtime(args.model, runtime)
+        return Way(lambda texts, rule: found(texts, rule, args.batch_size), exact="int8" not in runtime)
+
+    return way
+
+
+# Each raises a UsageError where a file or a package that it needs is missing.
+PATHS: dict[str, Callable[[argparse.Namespace, Encoder], Way]] = {
+    "alone": lambda _args, encoder: Way(
+        lambda texts, rule: one_at_a_time(encoder, texts, rule, "alone").encoding
+    ),
+    "batches": lambda args, encoder: Way(
+        lambda texts, rule: in_company(encoder, texts, rule, args.batch_size, "batches")
+    ),
+    **{name: _onnx(name) for name in ("onnx", "onnx-single", "onnx-int8", "onnx-single-int8")},
+}
+
+
+def measure(encoder: Encoder, texts: Sequence[str], rule: Rule, ways: Mapping[str, Way]) -> dict[str, Any]:
+    """The figures of one exit rule: of one text at a time, and under `paths` of each way beside it."""
+    reference = one_at_a_time(encoder, texts, rule, "reference")
+    paths = {}
+    for name, way in ways.items():
+        since = time.perf_counter()
+        found = way.encode(texts, rule)
+        seconds = round(time.perf_counter() - since, 1)
+        counts = (compare if way.exact else spread)(reference, found)
+        paths[name] = counts | {"exact": way.exact, "seconds": seconds}
+    layers = reference.encoding.exit_layers
+    theta, first, patience = encoder.exit_rule(**rule)
+    return {
+        "exit_threshold": theta,
+        "min_exit_layer": first,
+        "exit_patience": patience,
+        "in_tie_band": int(reference.tied.sum()),
+        "mean_exit_layer": float(layers.mean()),
+        "exit_histogram": np.bincount(layers, minlength=encoder.depth + 1)[1:].tolist(),
+        "paths": paths,
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this evaluation."""
+    add_common_arguments(parser)
+    parser.set_defaults(batch_size=32)
+    parser.add_argument(
+        "--data", nargs="*", default=[], help="text files or globs (default: train/ of LEAP_DATA)"
+    )
+    parser.add_argument("--texts", type=positive, default=20_000, help="how many (default: %(default)s)")
+    parser.add_argument(
+        "--paths",
+        type=lambda text: text.split(","),
+        default=list(PATHS),
+        help=f"comma-separated, of {', '.join(PATHS)} (default: all; those that cannot run are named)",
+    )
+    parser.add_argument(
+        "--thetas",
+        type=numbers(float),
+        default=(),
+        help="further thresholds to compare at, such as 0.95, for exits at more layers than the config's",
+    )
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Run it as the command does.
+
+    Raises:
+        UsageError: of an argument, or none of the paths can run here.
+    """
+    check_writable("--output", args.output)
+    unknown = [name for name in args.paths if name not in PATHS]
+    if unknown:
+        raise UsageError(f"--paths: {unknown[0]!r} is none of {', '.join(PATHS)}")
+    data = load_texts(args.data, args.texts)
+    encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
+    for theta in args.thetas:
+        encoder.exit_rule(theta)  # a wrong one stops here, before the work
+    found: dict[str, Way] = {}
+    missing: dict[str, str] = {}
+    for name in args.paths:  # all of them before the work: what is missing is known at once
+        try:
+            found[name] = PATHS[name](args, encoder)
+        except UsageError as error:
+            missing[name] = str(error)
+    if not found:
+        raise UsageError(f"--paths: none of them can run here: {'; '.join(missing.values())}")
+
+    figures = {
+        "texts": len(data.texts),
+        "batch_size": args.batch_size,
+        "tie_band": TIE_BAND,
+        "tolerance": TOLERANCE,
+        **measure(encoder, data.texts, {}, found),
+        "further": [measure(encoder, data.texts, {"exit_threshold": theta}, found) for theta in args.thetas],
+        "left_out": missing,
+    }
+    return Report(figures=figures, summary=_summary(figures), models={"model": encoder}, data=data, seed=SEED)
+
+
+def _summary(figures: dict[str, Any]) -> str:
+    lines = []
+    for measured in (figures, *figures["further"]):
+        lines.append(
+            f"{figures['texts']:,} texts, torch one at a time, theta "
+            f"{theta_text(measured['exit_threshold'])}: "
+            f"mean exit layer {measured['mean_exit_layer']:.2f}, {measured['in_tie_band']} within "
+            f"{TIE_BAND:g} of a threshold"
+        )
+        lines += [f"  {name}: {_path_text(path)}" for name, path in measured["paths"].items()]
+    lines += [f"  {name}: left out, {why}" for name, why in figures["left_out"].items()]
+    return "\n".join(lines)
+
+
+def _path_text(path: dict[str, Any]) -> str:
+    if path["exact"]:
+        words = (
+            f"other exit layer {path['other_exit_layer']}, other embedding {path['other_embedding']}, "
+            f"other exit layer within the tie band {path['other_exit_layer_in_tie_band']}; "
+            f"largest difference {path['largest_difference']:.1e}"
+        )
+    else:
+        words = (
+            f"cosine mean {path['cosine_mean']:.4f}, lowest {path['cosine_lowest']:.4f}; "
+            f"texts by layers later {path['layers_later']}"
+        )
+    return f"{words}; {path['seconds']:.0f} s"

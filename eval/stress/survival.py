@@ -1,0 +1,383 @@
+"""Kill training and corpus encoding at random moments, fill the disk, damage files: is anything lost?
+
+python -m eval survival --kills 20 --output results/survival.json
+
+With a tiny random model, one process and thread, float32. A run is killed with SIGKILL and resumed, again and
+again; what it ends with is compared, bit for bit, with what an unbroken run does.
+"""
+
+import argparse
+import gzip
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from eval.report import Report
+from eval.stress.lives import Life, live, small_disk, warm_up
+from leap.arguments import check_writable, positive
+from leap.corpus import read_vectors
+from leap.encode.encoder import Encoder, load_encoder
+from leap.errors import UsageError
+from leap.files import checksum
+from leap.text.sets import TextData
+from modeling_leap import LeapModel
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = "water stone music night river glass paper winter garden engine letter market silver window".split()
+CHECKPOINT_STEPS = 5
+DAMAGES = [
+    (file, damage)
+    for file in ("model.safetensors", "optimizer.safetensors", "state.json")
+    for damage in ("truncated", "bit flipped", "removed")
+]
+BROKEN = ("cut.jsonl", "cut.jsonl.gz", "bit-flipped.jsonl.gz")
+
+
+@dataclass
+class Program:
+    """A program that makes something in a folder, and how to tell what it made.
+
+    Attributes:
+        name: of its module.
+        arguments: of a run into a folder.
+        total: what its progress bar counts to.
+        half_written: the files or folders in that folder that are being written, or were at a kill.
+        digest: sha256 of what a finished run has left there.
+    """
+
+    name: str
+    arguments: Callable[[Path], list[str]]
+    total: int
+    half_written: Callable[[Path], set[Path]]
+    digest: Callable[[Path], str]
+
+    def live(self, folder: Path, kill_after: float | None = None, while_writing: bool = False) -> Life:
+        """One life, which goes on with what lies in the folder."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return live(
+            self.name,
+            [*self.arguments(folder), "--resume"],
+            folder.parent / f"{folder.name}.log",
+            self.total,
+            lambda: self.half_written(folder),
+            kill_after,
+            while_writing,
+        )
+
+    def finish(self, folder: Path) -> Life:
+        """A life that is to come to its end.
+
+        Raises:
+            UsageError: it does not.
+        """
+        life = self.live(folder)
+        if life.exit_code != 0:
+            raise UsageError(f"{self.name}.py ended with status {life.exit_code}: {life.error}")
+        return life
+
+
+def training(work: Path, steps: int) -> Program:
+    """train_leap.py on the tiny model of `make_inputs`."""
+
+    def digest(folder: Path) -> str:
+        return hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
+
+    def arguments(folder: Path) -> list[str]:
+        said = ["--teacher", work / "model", "--data", work / "texts.jsonl", "--cache_dir", work / "cache"]
+        said += ["--student_layers", "1,2,2~", "--relation", "1", "--batch_size", "8", "--epochs", "100"]
+        said += ["--max_steps", steps, "--checkpoint_steps", CHECKPOINT_STEPS, "--output_dir", folder]
+        return [str(argument) for argument in said]
+
+    return Program(
+        "train_leap",
+        arguments,
+        steps,
+        lambda folder: set((folder / "checkpoints").glob(".step-*.partial")),
+        digest,
+    )
+
+
+def encoding(work: Path, rows: int) -> Program:
+    """encode_corpus.py on the tiny model and the texts of `make_inputs`."""
+
+    def digest(folder: Path) -> str:
+        vectors = read_vectors(folder)
+        if not np.array_equal(vectors.ids, np.arange(rows)):
+            raise UsageError(f"{folder}: rows are lost or doubled")
+        content = [np.ascontiguousarray(array).tobytes() for array in vectors]
+        return hashlib.sha256(b"".join(content)).hexdigest()
+
+    def arguments(folder: Path) -> list[str]:
+        said = ["--model", work / "model", "--input", work / "texts.jsonl", "--output", folder]
+        said += ["--shard_size", 40, "--batch_size", 8]
+        return [str(argument) for argument in said]
+
+    return Program("encode_corpus", arguments, rows, lambda folder: set(folder.glob(".shard-*.tmp")), digest)
+
+
+def make_inputs(work: Path, rows: int) -> None:
+    """A tiny random model and `rows` texts of random words, in `work`."""
+    tokenizer = AutoTokenizer.from_pretrained(ROOT)
+    torch.manual_seed(0)
+    config = LeapModel.config_class(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.1,
+        exit_threshold=0.93,
+        min_exit_layer=2,
+    )
+    LeapModel(config).save_pretrained(work / "model")
+    tokenizer.save_pretrained(work / "model")
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, size=rng.integers(1, 12))) for _ in range(rows)]
+    (work / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+def killed_and_resumed(
+    program: Program, work: Path, whole: Life, digest: str, kills: int, seed: int
+) -> dict[str, Any]:
+    """Kill runs at random moments, every third time inside a write, until there were `kills`.
+
+    Args:
+        program: whose runs.
+        work: folder for them.
+        whole: the unbroken run.
+        digest: of what that made.
+        kills: SIGKILLs in all; when a run ends before, another one begins.
+        seed: of the moments.
+
+    Returns:
+        Every kill, and for each run whether it ended with the same bits.
+    """
+    rng = np.random.default_rng(seed)
+    start = whole.first_write or 0.0
+    longest = start + 2 * (whole.seconds - start) / (kills + 1)
+    rows: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
+    while True:
+        folder = work / f"run-{len(runs)}"
+        count = len(rows)
+        while len(rows) < kills:
+            life = program.live(folder, float(rng.uniform(0, longest)), while_writing=len(rows) % 3 == 2)
+            if not life.killed:
+                break
+            rows.append(
+                {
+                    "run": len(runs),
+                    "after_seconds": round(life.seconds, 3),
+                    "resumed_from": life.began_at,
+                    "reached": life.reached,
+                    "inside_a_write": life.torn,
+                }
+            )
+        program.finish(folder)
+        runs.append({"kills": len(rows) - count, "same_bits": program.digest(folder) == digest})
+        if len(rows) == kills:
+            return {
+                "kills": kills,
+                "inside_a_write": sum(row["inside_a_write"] for row in rows),
+                "lives": rows,
+                "runs": runs,
+                "all_same_bits": all(run["same_bits"] for run in runs),
+            }
+
+
+def damaged_checkpoints(
+    program: Program, work: Path, whole: Path, digest: str, cases: Iterable[tuple[str, str]] = DAMAGES
+) -> list[dict[str, Any]]:
+    """Damage a file of the newest checkpoint, resume: does it go back to the one before, and end alike?"""
+    results = []
+    for name, damage in cases:
+        folder = work / f"{name}-{damage.replace(' ', '-')}"
+        shutil.copytree(whole / "checkpoints", folder / "checkpoints")
+        before, newest = sorted((folder / "checkpoints").glob("step-*"))[-2:]
+        file = newest / name
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 4
+        {
+            "truncated": lambda f=file, c=content: f.write_bytes(c[: len(c) // 2]),
+            "bit flipped": lambda f=file, c=content: f.write_bytes(c),
+            "removed": lambda f=file: f.unlink(),
+        }[damage]()
+        life = program.finish(folder)
+        results.append(
+            {
+                "file": name,
+                "damage": damage,
+                "warned": "is broken" in life.log,
+                "went_back": life.began_at == int(before.name.removeprefix("step-")),
+                "same_bits": program.digest(folder) == digest,
+            }
+        )
+    return results
+
+
+def full_disk(program: Program, work: Path, size: int, room: int, digest: str) -> dict[str, Any]:
+    """Run on a disk of `size` bytes until it is full, then with `room` bytes: one error, then the same?"""
+    with small_disk(work, size) as resize:
+        if resize is None:
+            return {"tried": False, "why": "a file system cannot be mounted here: it takes root"}
+        folder = work / "run"
+        first = program.live(folder)
+        resize(room)
+        torn = bool(program.half_written(folder))
+        life = program.finish(folder)
+        return {
+            "tried": True,
+            "stopped": first.exit_code == 1,
+            "error": first.error.replace(str(work), "OUTPUT"),
+            "one_line": "Traceback" not in first.log and "No space left" in first.error,
+            "half_written_left": torn,
+            "resumed_from": life.began_at,
+            "same_bits": program.digest(folder) == digest,
+        }
+
+
+def broken_data(work: Path, steps: int, names: Iterable[str] = BROKEN) -> list[dict[str, Any]]:
+    """Train and encode on a file that breaks off: one line that names it, and no checkpoint or result?"""
+    whole = (work / "texts.jsonl").read_bytes()
+    packed = gzip.compress(whole)
+    flipped = bytearray(packed)
+    flipped[len(flipped) // 2] ^= 4
+    contents = {
+        # Within a line: a file cut between two lines is a whole file of fewer lines.
+        "cut.jsonl": whole[: whole.index(b"\n", len(whole) // 2) - 3],
+        "cut.jsonl.gz": packed[: len(packed) // 2],
+        "bit-flipped.jsonl.gz": bytes(flipped),
+    }
+    results = []
+    for name in names:
+        file = work / "broken" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(contents[name])
+        for program, option in ((training(work, steps), "--data"), (encoding(work, 1), "--input")):
+            folder = work / "broken" / f"{program.name}-{name}"
+            known = program.arguments
+            program.arguments = lambda out, known=known, option=option, file=file: [
+                *known(out), option, str(file)
+            ]  # fmt: skip
+            life = program.live(folder)
+            made = [*folder.glob("checkpoints/step-*"), *folder.glob("model*")]
+            results.append(
+                {
+                    "program": program.name,
+                    "file": name,
+                    "stopped": life.exit_code == 1,
+                    "names_the_file": name in life.error,
+                    "no_traceback": "Traceback" not in life.log,
+                    "nothing_made": not made,
+                    "error": life.error.replace(str(work), "WORK"),
+                }
+            )
+    return results
+
+
+def measure_survival(work: Path, *, kills: int, steps: int, rows: int, seed: int = 0) -> dict[str, Any]:
+    """All of it, in a folder of its own.
+
+    Args:
+        work: an empty folder.
+        kills: of training, and as many of encoding.
+        steps: of a training run.
+        rows: of the corpus.
+        seed: of the moments.
+
+    Returns:
+        `training` and `encoding`: `killed`, `full_disk`, for training `damaged_checkpoints`; `broken_data`;
+        and `nothing_lost`: whether every single one was as it should be.
+    """
+    make_inputs(work, rows)
+    warm_up()
+    figures: dict[str, Any] = {"steps": steps, "checkpoint_steps": CHECKPOINT_STEPS, "rows": rows}
+    for key, program in (("training", training(work, steps)), ("encoding", encoding(work, rows))):
+        folder = work / key
+        whole = program.finish(folder / "whole")
+        digest = program.digest(folder / "whole")
+        figures[key] = {
+            "unbroken_sha256": digest,
+            "unbroken_seconds": round(whole.seconds, 2),
+            "killed": killed_and_resumed(program, folder, whole, digest, kills, seed),
+        }
+        size = _size(folder / "whole")
+        if key == "training":
+            checkpoint = _size(next((folder / "whole" / "checkpoints").glob("step-*")))
+            figures[key]["damaged_checkpoints"] = damaged_checkpoints(
+                program, folder, folder / "whole", digest
+            )
+            small = int(2.6 * checkpoint)  # two checkpoints fit, the third does not
+        else:
+            small = size // 2
+        figures[key]["full_disk"] = full_disk(program, folder / "disk", small, 20 * size, digest)
+    figures["broken_data"] = broken_data(work, steps)
+    figures["nothing_lost"] = _nothing_lost(figures)
+    return figures
+
+
+def _nothing_lost(figures: dict[str, Any]) -> bool:
+    flags = [figures[key]["killed"]["all_same_bits"] for key in ("training", "encoding")]
+    for row in figures["training"]["damaged_checkpoints"]:
+        flags += [row["warned"], row["went_back"], row["same_bits"]]
+    for disk in (figures[key]["full_disk"] for key in ("training", "encoding")):
+        if disk["tried"]:
+            flags += [disk["stopped"], disk["one_line"], not disk["half_written_left"], disk["same_bits"]]
+    for row in figures["broken_data"]:
+        flags += [row["stopped"], row["names_the_file"], row["no_traceback"], row["nothing_made"]]
+    return all(flags)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def summary(figures: dict[str, Any]) -> str:
+    """The figures for a reader."""
+    lines = []
+    for key in ("training", "encoding"):
+        killed, disk = figures[key]["killed"], figures[key]["full_disk"]
+        lines.append(
+            f"{key}: {killed['kills']} kills, {killed['inside_a_write']} of them inside a write, in "
+            f"{len(killed['runs'])} runs; same bits as unbroken: {killed['all_same_bits']}"
+        )
+        said = disk["same_bits"] if disk["tried"] else disk["why"]
+        lines.append(f"{key}: disk full, then resumed; same bits: {said}")
+    damaged = figures["training"]["damaged_checkpoints"]
+    good = sum(row["went_back"] and row["same_bits"] for row in damaged)
+    lines.append(f"training: newest checkpoint damaged: {good} of {len(damaged)} went back and ended alike")
+    named = sum(row["names_the_file"] and row["nothing_made"] for row in figures["broken_data"])
+    lines.append(f"damaged data: {named} of {len(figures['broken_data'])} named before anything was made")
+    return "\n".join([*lines, f"nothing lost: {figures['nothing_lost']}"])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this evaluation."""
+    add = parser.add_argument
+    add("--kills", type=positive, default=20, help="of training, and as many of encoding (%(default)s)")
+    add("--steps", type=positive, default=400, help="of a training run (default: %(default)s)")
+    add("--rows", type=positive, default=4000, help="of the corpus (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
+    add("--output", type=Path, help="JSON file to write; its folder is made (default: none)")
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Run it as the command does."""
+    check_writable("--output", args.output)
+    with tempfile.TemporaryDirectory(prefix="leap-survival-") as name:
+        work = Path(name)
+        figures = measure_survival(work, kills=args.kills, steps=args.steps, rows=args.rows, seed=args.seed)
+        encoder: Encoder = load_encoder(str(work / "model"), device="cpu")
+        data = TextData("random words", checksum((work / "texts.jsonl").read_text().splitlines()))
+    encoder = Encoder("tiny random model", encoder.model, encoder.tokenizer, encoder.max_length)
+    return Report(figures, summary(figures), {"model": encoder}, data, seed=args.seed)

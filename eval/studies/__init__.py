@@ -1,0 +1,1 @@
+"""Trained comparisons: ablations, baselines, seeds and the protocol of the paper."""

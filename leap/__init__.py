@@ -1,0 +1,1 @@
+"""The library behind the programs: texts, encoding, distillation, the ONNX runtime, corpora, publishing."""

@@ -1,0 +1,139 @@
+"""Checkpoints that a killed run goes on from: whole or absent, tensors only (safetensors, no pickle)."""
+
+import hashlib
+import json
+import re
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from leap.folders import write_folder
+
+TENSORS = ("model.safetensors", "optimizer.safetensors")
+STATE = "state.json"
+KEEP = 2  # the newest, and one to fall back on should its files turn out broken
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: Optimizer,
+    run: dict[str, object],
+    scaler: GradScaler | None = None,
+) -> None:
+    """Write `folder/step-N` and drop all but the newest `KEEP`.
+
+    Args:
+        folder: holds the checkpoints of one run.
+        step: optimizer steps done.
+        model: its parameters and buffers are stored in the precision they have.
+        optimizer: its per-parameter tensors are stored.
+        run: what must be the same for a run to go on from here (JSON values).
+        scaler: of the gradients in float16, whose scale belongs to the exact step; None in other precisions.
+    """
+    with write_folder(folder / _name(step)) as partial:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+            partial / "model.safetensors",
+        )
+        save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
+        sums = {name: _sha256(partial / name) for name in TENSORS}
+        state = {"step": step, "run": run, "scaler": scaler.state_dict() if scaler else None, "sha256": sums}
+        (partial / STATE).write_text(json.dumps(state | {"state_sha256": _digest(state)}, indent=2))
+    for old in _checkpoints(folder)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    run: dict[str, object],
+    scaler: GradScaler | None = None,
+) -> int:
+    """Restore the newest whole checkpoint of `folder`; the steps it had done, 0 when there is none.
+
+    A checkpoint that is broken is passed over with a warning.
+
+    Raises:
+        ValueError: the checkpoint is of a run with other arguments.
+    """
+    for checkpoint in reversed(_checkpoints(folder)):
+        try:
+            state = _read_state(checkpoint)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            warnings.warn(
+                f"resume: {checkpoint} is broken ({error}); going back to the one before", stacklevel=2
+            )
+            continue
+        other = sorted(name for name in run if state["run"].get(name) != run[name])
+        if other:
+            before, now = state["run"].get(other[0]), run[other[0]]
+            raise ValueError(
+                f"resume: {checkpoint} was made with {other[0]}={before!r}, now {now!r}; "
+                "pass the same arguments, or another output_dir"
+            )
+        model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+        _restore_optimizer(optimizer, load_file(checkpoint / "optimizer.safetensors"))
+        if scaler:
+            scaler.load_state_dict(state["scaler"])
+        return state["step"]
+    return 0
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    """What stands in its state.json; an error of some kind where it or its tensors are not as written."""
+    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    broken = [name for name in TENSORS if _sha256(checkpoint / name) != state["sha256"][name]]
+    digest = state.pop("state_sha256", None)  # None: of checkpoints from before there was one
+    if digest not in (None, _digest(state)) or checkpoint.name != _name(state["step"]):
+        broken.append(STATE)
+    if broken:
+        raise OSError(f"{', '.join(broken)} is not what was written")
+    return state
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _digest(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name))
+
+
+def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        f"{index}.{name}": value.detach().contiguous()
+        for index, parameter in enumerate(_parameters(optimizer))
+        for name, value in optimizer.state[parameter].items()
+    }
+
+
+def _restore_optimizer(optimizer: Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    parameters = _parameters(optimizer)
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        parameter = parameters[int(index)]
+        # AdamW keeps its step count on the CPU unless it is fused; the moments lie with the parameter.
+        device = parameter.device if value.dim() or optimizer.defaults.get("fused") else "cpu"
+        optimizer.state[parameter][name] = value.to(device)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()  # hashlib.file_digest needs Python 3.11

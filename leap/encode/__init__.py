@@ -1,0 +1,1 @@
+"""Texts to vectors in torch: loading, batching by length, exits."""

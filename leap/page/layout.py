@@ -1,0 +1,270 @@
+"""The page itself, in Gradio."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+# Before Gradio is imported: it asks at home for newer versions and counts its uses unless told not to.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio as gr
+
+from leap.encode.encoder import Encoder
+from leap.errors import UsageError
+from leap.page.analysis import Rule, analyse, describe_rule, make_rule, split_texts, summarise
+from leap.page.plot import plot_curves
+from leap.page.search import Index, search
+
+OWN, SET = "The model's own rule", "The settings below"
+EXAMPLES = """Hello!
+A man is playing a guitar.
+How do I reset my password?
+Interest rates rose for the third time this year, to the surprise of most economists.
+He said that she had known that they would not come.
+Colorless green ideas sleep furiously, while the parrot, unimpressed, files its taxes."""
+SIDE = 320  # pixels below which columns stand one under the other
+CSS = """
+#message, #trouble {
+  border-left: 4px solid #c2410c; padding: 0.6rem 0.8rem; background: rgba(194, 65, 12, 0.08);
+}
+#table *, #hits * {font-family: var(--font); overflow-wrap: normal; word-break: normal}
+@media (max-width: 600px) {
+  #table [role=gridcell] *, #table th *, #hits [role=gridcell] *, #hits th * {font-size: 12px}
+  #table .cell-wrap, #hits .cell-wrap {padding-left: 3px; padding-right: 3px}
+}
+"""
+FAILED = "Something went wrong on our side, and it is in the program's log. Please try once more."
+
+LOWEST, HIGHEST = 0.5, 1.0  # theta of the slider
+
+logger = logging.getLogger(__name__)
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's default colours in fonts of the visitor's machine: nothing is fetched from elsewhere."""
+    return gr.themes.Default(
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "Consolas", "monospace"]
+    )
+
+
+def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
+    """The page.
+
+    Args:
+        encoder: the model.
+        index: what is searched.
+        name: of the model, for the reader.
+    """
+    own = make_rule(encoder)
+    handlers = Handlers(encoder, index)
+    with gr.Blocks(title="LEAP: texts that leave early", analytics_enabled=False) as page:
+        gr.Markdown(
+            f"# Where does a text leave the network?\n"
+            f"{name} has {encoder.depth} layers. A text leaves at the first layer, from l_min on, whose "
+            f"embedding has a cosine of at least theta with that of the layer before."
+        )
+        with gr.Row():
+            with gr.Column(scale=2, min_width=SIDE):
+                texts = gr.Textbox(
+                    EXAMPLES, label="Texts, one a line", lines=7, max_lines=12, elem_id="texts"
+                )
+                rule = gr.Radio(
+                    [(f"{OWN}: {describe_rule(own, encoder.depth)}", OWN), SET],
+                    value=OWN,
+                    label="Exit rule",
+                    elem_id="rule",
+                )
+                theta = gr.Slider(
+                    LOWEST,
+                    HIGHEST,
+                    value=own.theta if isinstance(own.theta, float) else 0.95,
+                    step=0.005,
+                    label="theta",
+                    info="lower: texts leave earlier",
+                    elem_id="theta",
+                )
+                first = gr.Slider(
+                    own.patience + 1,
+                    encoder.depth,
+                    value=own.first_layer,
+                    step=1,
+                    label="l_min",
+                    info="the first layer that a text may leave at",
+                    elem_id="first",
+                )
+                encode = gr.Button("Encode", variant="primary", elem_id="encode")
+            with gr.Column(scale=3, min_width=SIDE):
+                message = gr.Markdown(visible=False, elem_id="message")
+                with gr.Column(visible=False, elem_id="results") as results:
+                    summary = gr.Markdown(elem_id="summary")
+                    table = gr.Dataframe(
+                        headers=["", "text", "tokens", "layer", "cosine to full depth"],
+                        datatype=["number", "str", "number", "number", "str"],
+                        column_widths=["9%", "40%", "18%", "14%", "19%"],
+                        interactive=False,
+                        wrap=True,
+                        max_height=560,
+                        show_label=False,
+                        elem_id="table",
+                    )
+                    curves = gr.Plot(show_label=False, elem_id="curves")
+        gr.Markdown(
+            f"## Search the teacher's index\n{len(index.texts)} sentences, embedded by all-MiniLM-L6-v2. The "
+            f"query is embedded by LEAP, under the exit rule above."
+        )
+        with gr.Row(equal_height=True):
+            query = gr.Textbox("I forgot my login", label="Query", scale=4, max_lines=3, elem_id="query")
+            find = gr.Button("Search", scale=1, min_width=120, elem_id="find")
+        trouble = gr.Markdown(visible=False, elem_id="trouble")
+        hits = gr.Dataframe(
+            headers=["rank", "sentence", "cosine", "rank at full depth"],
+            datatype=["number", "str", "str", "number"],
+            column_widths=["13%", "49%", "18%", "20%"],
+            interactive=False,
+            wrap=True,
+            show_label=False,
+            elem_id="hits",
+        )
+        found = gr.Markdown(elem_id="found")
+
+        settings = [rule, theta, first]
+        shown = [message, results, summary, table, curves]
+        answer = [trouble, hits, found]
+        for slider in (theta, first):
+            # A typed number comes through as it is: Gradio's own error would hide all results.
+            slider.preprocess = lambda payload: payload
+        # Not on release, which the keyboard does not cause; of a drag's many changes the last one counts.
+        for slider in (theta, first):
+            slider.input(lambda: SET, outputs=rule, show_progress="hidden", queue=False)
+        # One at a time, whoever asks: two would spoil each other's timing.
+        alone: dict[str, Any] = {
+            "concurrency_id": "model",
+            "concurrency_limit": 1,
+            "show_progress": "minimal",  # the full one hides what is there
+        }
+        gr.on(
+            [page.load, encode.click, theta.change, first.change, rule.change],
+            handlers.encode,
+            [texts, *settings],
+            shown,
+            trigger_mode="always_last",
+            api_visibility="private",
+            **alone,
+        )
+        gr.on(
+            [page.load, find.click, query.submit, theta.change, first.change, rule.change],
+            handlers.search,
+            [query, *settings],
+            answer,
+            trigger_mode="always_last",
+            api_visibility="private",
+            **alone,
+        )
+    return page
+
+
+class Handlers:
+    """What the page does on a click: values of its fields in, updates of its parts out."""
+
+    def __init__(self, encoder: Encoder, index: Index) -> None:
+        self.encoder = encoder
+        self.index = index
+
+    def encode(
+        self, pasted: str | None, which: str, theta: float | None, first: float | None
+    ) -> Sequence[Any]:
+        """Updates of message, results, summary, table and curves."""
+
+        def work() -> Sequence[Any]:
+            texts, rule = split_texts(pasted), self._rule(which, theta, first)
+            found = analyse(self.encoder, texts, rule)
+            rows = [
+                [
+                    number,
+                    shorten(text),
+                    f"{tokens} (cut)" if cut else int(tokens),
+                    int(layer),
+                    f"{kept:.4f}",
+                ]
+                for number, (text, tokens, cut, layer, kept) in enumerate(
+                    zip(texts, found.tokens, found.cut, found.layers, found.fidelity, strict=True), start=1
+                )
+            ]
+            told = summarise(found, self.encoder.depth)
+            return gr.Column(visible=True), told, rows, plot_curves(found, rule)
+
+        return _answer(work, (gr.Column(visible=False), "", [], None))
+
+    def search(
+        self, query: str | None, which: str, theta: float | None, first: float | None
+    ) -> Sequence[Any]:
+        """Updates of message, table of hits, and what is said of the query."""
+
+        def work() -> Sequence[Any]:
+            hits = search(self.encoder, self.index, query, self._rule(which, theta, first))
+            rows = [
+                [rank, self.index.texts[row], f"{cosine:.3f}", int(full)]
+                for rank, (row, cosine, full) in enumerate(
+                    zip(hits.rows, hits.cosines, hits.full_ranks, strict=True), start=1
+                )
+            ]
+            told = f"The query left at layer **{hits.layer}** of {self.encoder.depth}."
+            return gr.Dataframe(rows, visible=True), told
+
+        return _answer(work, (gr.Dataframe(visible=False), ""))
+
+    def _rule(self, which: str, theta: float | None, first: float | None) -> Rule:
+        if which == OWN:
+            return make_rule(self.encoder)
+        if theta is None or first is None:
+            raise UsageError("theta and l_min must be numbers: type them, or move the sliders.")
+        if not LOWEST <= theta <= HIGHEST:
+            raise UsageError(f"theta must lie between {LOWEST:g} and {HIGHEST:g}; {theta:g} does not.")
+        lowest, highest = self.encoder.model.config.exit_patience + 1, self.encoder.depth
+        if not lowest <= first <= highest:
+            raise UsageError(f"l_min must be a layer from {lowest} to {highest}; {first:g} is none.")
+        return make_rule(self.encoder, float(theta), round(first))
+
+
+def shorten(text: str, width: int = 120) -> str:
+    """A text as the table shows it."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _answer(work: Callable[[], Sequence[Any]], nothing: Sequence[Any]) -> Sequence[Any]:
+    """What `work` returns, after a hidden message; or `nothing`, after a message of what went wrong."""
+    try:
+        return gr.Markdown(visible=False), *work()
+    except UsageError as error:
+        return gr.Markdown(str(error), visible=True), *nothing
+    except Exception:  # whatever it is, a visitor is to see no stack trace
+        logger.exception("the page failed")
+        return gr.Markdown(FAILED, visible=True), *nothing
+
+
+def launch(page: gr.Blocks, host: str, port: int | None, *, block: bool = True) -> str:
+    """Serve the page; its address.
+
+    Args:
+        page: from `build`.
+        host: address to listen on.
+        port: None: the first free one from 7860 on.
+        block: until Ctrl-C.
+    """
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=not block,
+        share=False,
+        ssr_mode=False,  # it would take a Node.js
+        footer_links=["settings"],
+        theme=theme(),
+        css=CSS,
+        allowed_paths=[],
+        blocked_paths=[str(Path(__file__).resolve().parents[2])],
+        quiet=not block,
+    )
+    return address

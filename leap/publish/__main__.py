@@ -1,0 +1,110 @@
+"""Release the model on the Hub: `python -m leap.publish --repository OWNER/NAME`.
+
+    python -m leap.publish --repository OWNER/NAME --dry_run     # everything but the login and the upload
+
+Builds the folder of the Hub from this tree (weights, tokenizer, code, the card as README.md, what
+sentence-transformers reads, ONNX graphs, evaluation entries, pictures, licence, SHA256SUMS). It refuses where
+card, README.md, config, weights and results do not speak of the same model. The login is that of
+`hf auth login` or HF_TOKEN.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from huggingface_hub.utils import logging as hub_logging
+from transformers.utils import logging as transformers_logging
+
+from leap.arguments import OneLineParser
+from leap.errors import UsageError
+from leap.folders import write_folder
+from leap.publish.checks import check_card, check_onnx, check_readme, check_weights
+from leap.publish.folder import SUMS, check_required, collect, listing, write
+from leap.publish.hub import check_name, check_push, push
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status: 0, or 2 with one line that says what to mend.
+
+    Args:
+        argv: the arguments; None: those of the process.
+    """
+    args = _parser().parse_args(argv)
+    transformers_logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()  # it tells of every attempt, with the signed address it sends to
+    try:
+        _publish(args)
+    except UsageError as error:
+        print(f"python -m leap.publish: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="python -m leap.publish", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--repository", required=True, metavar="OWNER/NAME", help="on the Hub; made where there is none"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("."), help="the tree to release (default: this folder)"
+    )
+    parser.add_argument(
+        "--dry_run", "--dry-run", action="store_true", help="check and list everything; no login, no upload"
+    )
+    parser.add_argument("--without_onnx", action="store_true", help="release no ONNX graphs")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep the Hub's folder here, replaced")
+    return parser
+
+
+def _publish(args: argparse.Namespace) -> None:
+    """All steps; what is cheap to find out comes first.
+
+    Raises:
+        UsageError: something is missing or disagrees, or the Hub refuses.
+    """
+    if not args.folder.is_dir():
+        raise UsageError(f"--folder: there is no folder {str(args.folder)!r}: give the one to release")
+    _check_output(args.output)
+    if args.dry_run:
+        check_name(args.repository, "--repository")
+    else:
+        check_push(args.repository, "--repository")
+    check_required(args.folder)
+    results, card = check_card(args.folder, args.repository)
+    check_readme(args.folder, results)
+    files = collect(args.folder, card.text, with_onnx=not args.without_onnx)
+    check_weights(args.folder, results)
+    if not args.without_onnx:
+        check_onnx(args.folder)
+
+    with _folder(args.output) as folder:
+        released = write(Path(folder), files, {"README.md": card.text})
+        print(listing(released))
+        if args.dry_run:
+            print(f"--dry_run: nothing was sent to {args.repository}")
+            return
+        remedy = "it is as it was, or has all of this: publish again"
+        commit = push(
+            Path(folder), args.repository, "--repository", remedy=remedy, message="Release", exact=True
+        )
+    print(f'{commit.commit_url}\nrevision="{commit.oid}"')
+
+
+def _check_output(output: Path | None) -> None:
+    """Raise a UsageError unless `output` is new, empty, or a folder that an earlier call has built."""
+    if output is None or not output.exists():
+        return
+    if not output.is_dir() or (any(output.iterdir()) and not (output / SUMS).is_file()):
+        raise UsageError(f"--output: {str(output)!r} is there and is no earlier release: give a new folder")
+
+
+def _folder(output: Path | None) -> AbstractContextManager[Path | str]:
+    """Where the Hub's folder is built: a copy, so that what is listed is what is sent."""
+    return tempfile.TemporaryDirectory() if output is None else write_folder(output)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Texts from files and the Hub, their tokens, and evaluation sets."""

@@ -1,0 +1,76 @@
+"""`sts`: one pass gives every layer, the exits and their histogram; the teacher gives its published score."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import eval_toys
+import numpy as np
+import pytest
+
+from eval.quality.sts import evaluate_sts
+from leap.encode.encoder import encode, load_encoder
+from leap.encode.exits import row_cosines
+from leap.encode.metrics import spearman
+from leap.errors import UsageError
+from leap.text.sets import load_sts
+from modeling_leap import LeapModel
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> Path:
+    return eval_toys.save_toy(tmp_path / "toy", make_tiny_model(**eval_toys.RULE))
+
+
+def test_figures_are_those_of_the_model_itself(folder: Path, tmp_path: Path) -> None:
+    encoder, data = load_encoder(str(folder)), load_sts(str(eval_toys.write_pairs(tmp_path / "pairs.csv")))
+    figures = evaluate_sts(encoder, data)
+
+    def score(**rule: object) -> float:
+        first, second = (encode(encoder, side, **rule).embeddings for side in (data.first, data.second))
+        return pytest.approx(spearman(row_cosines(first, second), data.scores))
+
+    for layer, cut in enumerate(figures["static"], start=1):
+        assert cut["layer"] == layer
+        assert cut["spearman"] == score(max_layers=layer, exit_threshold=None)
+    assert figures["full_depth"]["spearman"] == score(exit_threshold=None)
+    exits = figures["exits"]
+    assert exits["spearman"] == score()
+    assert (exits["exit_threshold"], exits["min_exit_layer"], exits["exit_patience"]) == (
+        eval_toys.RULE["exit_threshold"],
+        2,
+        1,
+    )
+    left = encode(encoder, data.first + data.second).exit_layers
+    assert exits["mean_exit_layer"] == pytest.approx(left.mean())
+    assert exits["exit_histogram"] == [int((left == layer).sum()) for layer in range(1, 7)]
+    assert len(np.unique(left)) > 1
+
+
+def test_the_rule_can_be_overridden_and_is_checked(folder: Path, tmp_path: Path) -> None:
+    encoder, data = load_encoder(str(folder)), load_sts(str(eval_toys.write_pairs(tmp_path / "pairs.csv")))
+    assert (
+        evaluate_sts(encoder, data, exit_threshold=-0.99, min_exit_layer=3)["exits"]["mean_exit_layer"] == 3
+    )
+    assert evaluate_sts(encoder, data, exit_threshold=None)["exits"] is None
+    with pytest.raises(UsageError, match=r"^--exit_threshold must be"):
+        evaluate_sts(encoder, data, exit_threshold=1.5)
+    with pytest.raises(UsageError, match=r"^--min_exit_layer must be"):
+        evaluate_sts(encoder, data, min_exit_layer=7)
+
+
+@pytest.mark.real_weights
+def test_the_teacher_gives_its_published_score(
+    teacher_path: Path, repo_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """all-MiniLM-L6-v2 has 82.03 on STS-B test in MTEB's results."""
+    root = Path(os.environ.get("LEAP_DATA") or repo_root.parent / "shared" / "data")
+    if not (root / "stsb" / "test.csv").is_file():
+        pytest.skip(f"no STS-B: {root}/stsb/test.csv is not there (set LEAP_DATA)")
+    monkeypatch.setenv("LEAP_DATA", str(root))
+    figures = evaluate_sts(load_encoder(str(teacher_path)), load_sts("stsb", "test"))
+    assert figures["pairs"] == 1379
+    assert figures["full_depth"]["spearman"] == pytest.approx(0.8203, abs=5e-5)
+    assert [cut["spearman"] for cut in figures["static"][:5]] == pytest.approx(
+        [0.567, 0.561, 0.559, 0.596, 0.665], abs=1e-3
+    )

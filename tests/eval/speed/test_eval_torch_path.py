@@ -1,0 +1,132 @@
+"""`torch_path`: overhead without the layers' work, compaction beside a layer, and what is refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import eval_toys
+import numpy as np
+import pytest
+import torch
+
+from eval.__main__ import main
+from eval.speed import torch_path
+from eval.speed.timing import enter, tokenize
+from eval.speed.torch_path import evaluate_torch_path, measure_compaction, play, without_layers
+from leap.encode.encoder import Encoder
+from leap.errors import UsageError
+from modeling_leap import LeapModel
+
+TEXTS = [text for pair in eval_toys.PAIRS for text in pair[:2]]
+LONG = [" ".join(eval_toys.WORDS[i % 20 :][:8]) for i in range(40)]
+RULE = {"exit_threshold": "config", "min_exit_layer": None}
+
+
+@pytest.fixture
+def encoder(make_tiny_model: Callable[..., LeapModel]) -> Encoder:
+    return Encoder("toy", make_tiny_model(**eval_toys.RULE), eval_toys.toy_tokenizer(), 40)
+
+
+def test_without_layers_gives_the_same(encoder: Encoder) -> None:
+    bare = without_layers(encoder.model)
+    left = set()
+    with torch.inference_mode():
+        for text in TEXTS:
+            batch = tokenize(encoder, [text])
+            full = encoder.model(**batch, exit_threshold=None, output_hidden_states=True)
+            play(bare, full.hidden_states[1:])
+            expected, found = encoder.model(**batch), bare(**batch)
+            assert torch.equal(found.exit_layer, expected.exit_layer)
+            assert torch.equal(found.sentence_embedding, expected.sentence_embedding)
+            left |= set(found.exit_layer.tolist())
+    assert len(left) > 1  # else the exit rule was not followed, only met
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 16])
+def test_as_many_rows_leave_as_asked_for(encoder: Encoder, count: int) -> None:
+    with torch.inference_mode():
+        whole = enter(encoder.model, tokenize(encoder, LONG[:32]))
+        hidden, pooled, exits = torch_path._leave(whole, count)(0)
+    assert int((exits == 1).sum()) == count
+    assert torch.equal(hidden, whole.hidden)  # back in order
+    assert torch.equal(pooled, whole.pooled[-1])
+
+
+def test_a_cost_is_of_the_same_round() -> None:
+    drift = np.array([0.0, 100.0, 0.0])
+    times = {"leave 0": 1 + drift, "leave 8": 3 + drift, "layer without 0": 9 + drift}
+    times["layer without 8"] = 6 + drift
+    expected = {"rows_leaving": 8, "share": 0.25, "copy_ms": 2.0, "saved_ms": 3.0, "pays": True}
+    assert torch_path._cost(times, 8) == expected
+    times["layer without 8"] = 8 + drift
+    assert not torch_path._cost(times, 8)["pays"]
+
+
+def test_it_pays_from_where_all_larger_shares_do(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pays_from(*counts: int) -> float | None:
+        def cost(_times: object, count: int) -> dict[str, object]:
+            return {"share": count / 32, "pays": count in counts}
+
+        monkeypatch.setattr(torch_path, "_cost", cost)
+        return measure_compaction(encoder, LONG[:32], 8, rounds=1)["pays_from"]
+
+    assert pays_from(1, 2, 8, 16) == 1 / 32
+    assert pays_from(1, 8, 16) == 0.25
+    assert pays_from(1, 2, 8) is None
+
+
+def test_figures(encoder: Encoder) -> None:
+    figures = evaluate_torch_path(encoder, LONG, rule=RULE, lengths=[5, 8], rounds=10)
+    assert figures["exit_threshold"] == eval_toys.RULE["exit_threshold"]
+    single = figures["single"]
+    assert single["texts"] == 10
+    assert 2 <= single["mean_exit_layer"] <= 6
+    for name in ("exits", "full_depth"):
+        assert 0 < single[name]["outside_layers_ms"] < single[name]["forward_ms"]
+        assert 0 < single[name]["outside_share"] < 1
+    assert len(single["steps_ms"]) == 7
+    assert [row["tokens"] for row in figures["compaction"]] == [5, 8]
+    for row in figures["compaction"]:
+        assert [share["rows_leaving"] for share in row["shares"]] == [1, 2, 8, 16]
+        assert row["layer_ms"] > 0
+    assert figures["compiled"] is None
+    json.dumps(figures, allow_nan=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPU")
+def test_compiled_layers(encoder: Encoder) -> None:
+    figures = torch_path.measure_compiled(encoder, TEXTS, RULE)
+    assert figures["compile_seconds"] > 0
+    assert figures["exits"]["speedup"] > 0 < figures["full_depth"]["speedup"]
+    assert figures["largest_difference"] < 1e-5
+
+
+def test_what_is_refused(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"^--exit_threshold must be"):
+        evaluate_torch_path(encoder, LONG, rule=RULE | {"exit_threshold": 2.0})
+    with pytest.raises(UsageError, match=r"^--lengths must be in \[3, 40\] for this model, got 41"):
+        evaluate_torch_path(encoder, LONG, rule=RULE, lengths=[41])
+    with pytest.raises(UsageError, match=r"^--data: makes \d+ texts of 20 tokens, a batch takes 32"):
+        evaluate_torch_path(encoder, TEXTS, rule=RULE, lengths=[20])
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UsageError, match=r"^--compile: there is no C\+\+ compiler 'no-such-compiler'"):
+        evaluate_torch_path(encoder, LONG, rule=RULE, lengths=[8], compiled=True)
+
+
+def test_the_command(encoder: Encoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = eval_toys.save_toy(tmp_path / "toy", encoder.model)
+    (tmp_path / "t.txt").write_text("\n".join(LONG))
+    before = torch.get_num_threads()
+    command = ["torch_path", "--model", str(folder), "--data", str(tmp_path / "t.txt"), "--rounds", "4"]
+    try:
+        arguments = ["--lengths", "8", "--threads", "1", "--device", "cpu"]
+        assert main([*command, *arguments, "--output", str(tmp_path / "out.json")]) == 0
+    finally:
+        torch.set_num_threads(before)
+    figures = json.loads((tmp_path / "out.json").read_text())["figures"]
+    assert (figures["threads"], figures["device"]) == (1, "cpu")
+    printed = capsys.readouterr().out
+    assert "outside the layers" in printed
+    assert "16 rows leave (50%)" in printed

@@ -1,0 +1,183 @@
+"""Fine-tuning: what is read, what the loss is, and that the exits stay open; run as its user runs it."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import eval_toys
+import numpy as np
+import pytest
+import torch
+
+from leap.distill.objective import exit_to_own_final
+from leap.distill.recipes import LEAP
+from leap.distill.release import write_model
+from leap.errors import UsageError
+from leap.text.pairs import load_pairs
+from modeling_leap import LeapModel
+
+sentence_transformers = pytest.importorskip("sentence_transformers")
+from leap.distill.finetuning import ExitAwareLoss  # noqa: E402
+
+SCORED = [f"{a},{b},{score}" for a, b, score in eval_toys.PAIRS]
+TOGETHER = [{"anchor": a, "positive": b} for a, b, _ in eval_toys.PAIRS]
+
+
+@pytest.fixture
+def model(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> Path:
+    """A toy as it is released; like the model, without dropout."""
+    toy = make_tiny_model(**eval_toys.RULE, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    write_model(tmp_path / "toy", toy, eval_toys.toy_tokenizer(), 32)
+    return tmp_path / "toy"
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Path:
+    path = tmp_path / "scored.csv"
+    path.write_text("\n".join(["sentence1,sentence2,score", *SCORED * 4]) + "\n")
+    return path
+
+
+@pytest.fixture
+def together(tmp_path: Path) -> Path:
+    path = tmp_path / "together.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in TOGETHER * 4))
+    return path
+
+
+@pytest.fixture
+def program(repo_root: Path) -> Iterator[ModuleType]:
+    """examples/finetune.py as a module."""
+    spec = importlib.util.spec_from_file_location("finetune_example", repo_root / "examples" / "finetune.py")
+    module = importlib.util.module_from_spec(spec)
+    path = list(sys.path)
+    spec.loader.exec_module(module)
+    yield module
+    sys.path[:] = path
+
+
+def test_pairs_of_both_kinds(scored: Path, together: Path) -> None:
+    with_scores, without = load_pairs(scored), load_pairs(together)
+    assert (len(with_scores), len(without)) == (24, 24)
+    assert with_scores.scores[:2].tolist() == [4.8, 3.0]
+    assert without.scores is None
+    assert without.second[0] == with_scores.second[0] == "the cat sat on a mat"
+    train, held_out = with_scores.split(0.25, seed=1)
+    assert (len(train), len(held_out)) == (18, 6)
+    assert train.sha256 != with_scores.sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "anchor,positive\nx,\ny,z\n", "row 1 of 'a.csv' needs"),
+        ("a.csv", "sentence1,sentence2,score\nx,y,high\n", "row 1 of 'a.csv' needs"),
+        ("a.csv", "left,right\nx,y\n", "row 1 of 'a.csv' needs"),
+        ("a.csv", "anchor,positive\nx,y\n", "holds 1 pairs"),
+        ("a.jsonl", '{"anchor": "x", "positive": "y"}\n{"anch', "line 2 of 'a.jsonl' is no JSON"),
+        ("a.tsv", "x\ty\n", "must end in .csv or .jsonl"),
+    ],
+)
+def test_one_line_for_what_is_no_pair(tmp_path: Path, name: str, content: str, said: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError, match=said):
+        load_pairs(tmp_path / name)
+
+
+def test_the_loss_is_the_tasks_plus_the_exit_term(model: Path) -> None:
+    st_model = sentence_transformers.SentenceTransformer(str(model), trust_remote_code=True, device="cpu")
+    task = sentence_transformers.sentence_transformer.losses.CoSENTLoss(st_model)
+    texts = [[pair[side] for pair in eval_toys.PAIRS] for side in (0, 1)]
+    features, scores = (
+        [st_model.preprocess(side) for side in texts],
+        torch.tensor([p[2] for p in eval_toys.PAIRS]),
+    )
+    with torch.no_grad():
+        st_model.train()
+        found = ExitAwareLoss(st_model, task, 3.0)([dict(f) for f in features], scores)
+        alone = task([dict(f) for f in features], scores)
+        layers = [
+            st_model[0]
+            .auto_model(f["input_ids"], attention_mask=f["attention_mask"], output_layer_embeddings=True)
+            .layer_embeddings[:, 1:]
+            for f in features
+        ]
+    term = exit_to_own_final(torch.cat(layers), LEAP, LEAP.slope)
+    assert term > 0.1
+    torch.testing.assert_close(found, alone + 3 * term, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["scored", "together"])
+def test_before_and_after(
+    kind: str,
+    program: ModuleType,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    data = request.getfixturevalue(kind)
+    out, results = tmp_path / "out" / "model", tmp_path / "out" / "finetune.json"
+    code = program.main(
+        f"--model {model} --data {data} --validation {data} --output_dir {out} --output {results} --compare "
+        "--max_steps 30 --batch_size 4 --learning_rate 3e-3 --device cpu".split()
+    )
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    found = json.loads(results.read_text())
+    figures = found["figures"]["models"]
+    assert list(figures) == ["before", "L_exit", "without L_exit"]
+    assert figures["L_exit"]["full_depth"] > figures["before"]["full_depth"]
+    # What the term is for: texts leave earlier with it than without.
+    assert figures["L_exit"]["mean_exit_layer"] < figures["without L_exit"]["mean_exit_layer"]
+    assert f"{figures['L_exit']['exits']:.4f}" in printed.out
+    assert found["evaluation"] == "finetune"
+    assert found["provenance"]["command"].startswith("python examples/finetune.py --model")
+
+    # The folder loads as the one it came from, with its threshold passed on.
+    tuned = sentence_transformers.SentenceTransformer(str(out), trust_remote_code=True, device="cpu")
+    text = ["a cat sat on the mat"]
+    early, full = (tuned.encode(text, exit_threshold=theta) for theta in (-0.9, None))
+    assert not np.allclose(early, full, atol=1e-4)
+    assert np.linalg.norm(full) == pytest.approx(1, abs=1e-5)
+    assert json.loads((out / "config.json").read_text())["exit_threshold"] == 0.5
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--data /nowhere.csv", "--data: there is no file"),
+        ("--data {scored} --validation {together}", "--validation: one of"),
+        ("--model /nowhere --data {scored}", "'/nowhere' is neither"),
+        ("--data {scored} --batch_size 0", "must be at least 1"),
+    ],
+)
+def test_one_line_for_a_wrong_argument(
+    arguments: str,
+    said: str,
+    program: ModuleType,
+    scored: Path,
+    together: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = arguments.format(scored=scored, together=together) + f" --output_dir {tmp_path / 'never'}"
+    try:
+        code = program.main(command.split())
+    except SystemExit as end:  # argparse
+        code = end.code
+    assert code == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not (tmp_path / "never").exists()
+
+
+def test_accuracy_by_hand(program: ModuleType, together: Path) -> None:
+    pairs = load_pairs(together).take(np.arange(3), "three")
+    vectors = np.eye(3, 4)
+    assert program.quality(np.concatenate([vectors, vectors]), pairs) == 1
+    assert program.quality(np.concatenate([vectors, vectors[[1, 0, 2]]]), pairs) == pytest.approx(1 / 3)

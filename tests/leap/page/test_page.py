@@ -1,0 +1,219 @@
+"""What the page computes and answers, without a browser; its parts in Gradio only where that is installed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import eval_toys
+import numpy as np
+import pytest
+
+import app
+from leap.encode.encoder import Encoder, encode, load_encoder
+from leap.encode.exits import row_cosines
+from leap.errors import UsageError
+from leap.page.analysis import (
+    MAX_CHARACTERS,
+    MAX_TEXTS,
+    Rule,
+    analyse,
+    describe_rule,
+    make_rule,
+    split_texts,
+    summarise,
+)
+from leap.page.search import Index, embed_index, main, read_index, read_sentences, search, write_index
+from modeling_leap import LeapModel
+
+TEXTS = ["a cat sat on the mat", "the dog ran", "the bird sings in the rain under a tree"]
+
+
+@pytest.fixture
+def encoder(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> Encoder:
+    return load_encoder(str(eval_toys.save_toy(tmp_path / "toy", make_tiny_model(**eval_toys.RULE))))
+
+
+def test_a_text_a_line() -> None:
+    assert split_texts("  one \n\n \t\ntwo\r\n") == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("pasted", "said"),
+    [
+        (None, "no text yet"),
+        (" \n\t\n", "no text yet"),
+        ("x" * (MAX_CHARACTERS + 1), "20,001 characters"),
+        ("x\n" * (MAX_TEXTS + 1), f"{MAX_TEXTS + 1} texts"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_said(pasted: str | None, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        split_texts(pasted)
+
+
+def test_layers_and_fidelity_are_the_models_own(encoder: Encoder) -> None:
+    rule = make_rule(encoder)
+    found = analyse(encoder, TEXTS, rule)
+    left, full = encode(encoder, TEXTS), encode(encoder, TEXTS, exit_threshold=None)
+    assert found.layers.tolist() == left.exit_layers.tolist()
+    assert set(found.layers) != {6}  # or the rule would not be seen
+    np.testing.assert_allclose(found.fidelity, row_cosines(left.embeddings, full.embeddings), atol=1e-5)
+    for row, layer in enumerate(found.layers):
+        reached = found.cosines[row, 1:5] >= rule.theta
+        assert layer == (reached.argmax() + 2 if reached.any() else 6)
+    assert found.tokens.tolist() == [8, 5, 11]
+    assert found.full_ms > 0 and found.exits_ms > 0 and found.rounds >= 1
+
+
+def test_a_long_text_is_cut_and_said_to_be(encoder: Encoder) -> None:
+    found = analyse(encoder, ["a cat " * 100, "a cat"], make_rule(encoder))
+    assert found.cut == [True, False]
+    assert found.tokens.tolist() == [40, 4]
+    assert "1 text was longer than the model reads and cut to 40 tokens" in summarise(found, 6)
+
+
+def test_the_rule_is_the_sliders_or_the_models(encoder: Encoder) -> None:
+    assert make_rule(encoder) == Rule(0.5, 2, 1)
+    assert make_rule(encoder, 0.9, 4) == Rule(0.9, 4, 1)
+    with pytest.raises(UsageError, match=r"^exit_threshold must be a number in"):
+        make_rule(encoder, 7.0)
+    with pytest.raises(UsageError, match=r"^min_exit_layer must be an integer in"):
+        make_rule(encoder, 0.9, 1)
+
+
+def test_a_rule_of_one_threshold_a_layer(encoder: Encoder) -> None:
+    encoder.model.config.exit_threshold = [None, 0.1, None, 0.5, 0.6, None]
+    rule = make_rule(encoder)
+    assert rule.thetas(6) == [None, 0.1, None, 0.5, 0.6, None]
+    assert describe_rule(rule, 6) == "theta 0.1 at layer 2, 0.5 at layer 4, 0.6 at layer 5"
+    assert analyse(encoder, TEXTS, rule).layers.tolist() == encode(encoder, TEXTS).exit_layers.tolist()
+    assert describe_rule(make_rule(encoder, 0.8, 3), 6) == "theta 0.8 from layer 3"
+    assert describe_rule(make_rule(encoder, None), 6) == "no early exits, full depth"
+
+
+def test_time_saved_by_hand(encoder: Encoder) -> None:
+    found = analyse(encoder, TEXTS, make_rule(encoder))
+    found = replace(found, layers=np.array([2, 3, 4]), full_ms=10.0, exits_ms=5.0, rounds=7)
+    told = summarise(found, 6)
+    assert "3 texts leave at layer **3.00** of 6" in told
+    assert "50 % of the time saved; medians of 7 rounds" in told
+    assert "no time saved" in summarise(replace(found, exits_ms=11.0), 6)
+
+
+def test_search_finds_the_text_itself(encoder: Encoder) -> None:
+    index = embed_index(encoder, TEXTS)
+    for row, text in enumerate(TEXTS):
+        hits = search(encoder, index, f" {text} ", make_rule(encoder, None), count=2)
+        assert (hits.rows[0], hits.layer, hits.full_ranks.tolist()) == (row, 6, [1, 2])
+        assert hits.cosines[0] == pytest.approx(1, abs=1e-5)
+    with pytest.raises(UsageError, match="no query yet"):
+        search(encoder, index, "  ", make_rule(encoder))
+
+
+def test_ranks_of_full_depth_beside_those_with_exits(encoder: Encoder) -> None:
+    left, full = (encode(encoder, TEXTS[:1], exit_threshold=theta).embeddings[0] for theta in (-0.9, None))
+    index = Index(["as it left", "as at full depth"], np.array([v / np.linalg.norm(v) for v in (left, full)]))
+    hits = search(encoder, index, TEXTS[0], make_rule(encoder, -0.9))
+    assert (hits.rows.tolist(), hits.full_ranks.tolist(), hits.layer) == ([0, 1], [2, 1], 2)
+
+
+def test_stored_index_is_of_these_texts(encoder: Encoder, tmp_path: Path) -> None:
+    index, path = embed_index(encoder, TEXTS), tmp_path / "index.safetensors"
+    write_index(index, path)
+    np.testing.assert_allclose(read_index(TEXTS, path).vectors, index.vectors, atol=1e-3)
+    with pytest.raises(UsageError, match="of other sentences"):
+        read_index(TEXTS[:2], path)
+    path.write_bytes(b"torn")
+    with pytest.raises(UsageError, match="no vectors that can be read"):
+        read_index(TEXTS, path)
+
+
+def test_the_stored_sentences() -> None:
+    texts = read_sentences()
+    assert len(texts) == len(set(texts)) == 60
+    assert read_index(texts).vectors.shape == (60, 384)
+
+
+@pytest.mark.real_weights
+def test_stored_vectors_are_the_teachers(teacher_path: Path) -> None:
+    texts = read_sentences()
+    fresh = embed_index(load_encoder(str(teacher_path)), texts).vectors
+    np.testing.assert_allclose(read_index(texts).vectors, fresh, atol=1e-3)
+
+
+def test_one_line_for_a_teacher_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--teacher", "/nowhere"]) == 2
+    assert capsys.readouterr().err.startswith("python -m leap.page.search: error: --teacher: '/nowhere'")
+
+
+@pytest.fixture
+def layout() -> ModuleType:
+    pytest.importorskip("gradio", reason="pip install -r requirements-app.txt")
+    from leap.page import layout
+
+    return layout
+
+
+def test_fields_in_updates_out(layout: ModuleType, encoder: Encoder) -> None:
+    handlers = layout.Handlers(encoder, embed_index(encoder, TEXTS))
+    message, results, told, rows, figure = handlers.encode("a cat\nthe dog ran", layout.OWN, 0.9, 3)
+    assert not message.visible and results.visible
+    assert "2 texts leave" in told
+    assert [row[1] for row in rows] == ["a cat", "the dog ran"]
+    assert [row[3] for row in rows] == encode(encoder, ["a cat", "the dog ran"]).exit_layers.tolist()
+    assert len(figure.axes[0].lines) == 4  # a curve and a dot each
+    *_, rows, figure = handlers.encode("a cat " * 100 + "\n日本 $5 $6", layout.SET, 1.0, 3)
+    assert len(rows[0][1]) == 120
+    assert rows[0][2] == "40 (cut)"
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert names == ["1. a cat a cat a cat a cat a cat a c…", "text 2", "theta"]
+    assert rows[0][3] == 6
+    trouble, hits, told = handlers.search("a cat", layout.SET, 1.0, 3)
+    assert not trouble.visible and hits.visible
+    assert told == "The query left at layer **6** of 6."
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (("", "own", 0.9, 3), "no text yet"),
+        (("a cat", "set", 7.0, 3), "theta must lie between 0.5 and 1; 7 does not"),
+        (("a cat", "set", None, 3), "must be numbers"),
+        (("a cat", "set", 0.9, 9), "l_min must be a layer from 2 to 6; 9 is none"),
+    ],
+)
+def test_a_message_for_what_is_wrong(
+    layout: ModuleType, encoder: Encoder, fields: tuple[object, ...], said: str
+) -> None:
+    handlers = layout.Handlers(encoder, embed_index(encoder, TEXTS))
+    pasted, which, *sliders = fields
+    for handler in (handlers.encode, handlers.search):
+        message, results, *_ = handler(pasted, {"own": layout.OWN, "set": layout.SET}[which], *sliders)
+        assert message.visible and not results.visible
+        assert said in message.value or "no query yet" in message.value
+
+
+def test_no_stack_trace_for_a_fault_of_ours(
+    layout: ModuleType, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "analyse", lambda *_: 1 / 0)
+    handlers = layout.Handlers(encoder, embed_index(encoder, TEXTS))
+    message, results, *_ = handlers.encode("a cat", layout.OWN, 0.9, 3)
+    assert message.value == layout.FAILED and not results.visible
+
+
+def test_page_is_built_for_a_list_of_thresholds(layout: ModuleType, encoder: Encoder) -> None:
+    encoder.model.config.exit_threshold = [None, 0.1, None, 0.5, 0.6, None]
+    page = layout.build(encoder, embed_index(encoder, TEXTS), "toy")
+    radio = next(block for block in page.blocks.values() if block.elem_id == "rule")
+    assert radio.value == layout.OWN
+    assert "theta 0.1 at layer 2, 0.5 at layer 4" in radio.choices[0][0]
+    assert "googleapis" not in str(layout.theme()._stylesheets)
+
+
+def test_one_line_for_a_model_that_is_none(layout: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["--model", "/nowhere/at/all"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("app: error: --model: '/nowhere/at/all'")
+    assert printed.err.count("\n") == 1

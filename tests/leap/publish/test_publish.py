@@ -1,0 +1,497 @@
+"""`python -m leap.publish` against a Hub on 127.0.0.1: what it releases and refuses, what a break leaves.
+
+As in test_hub.py, what speaks with the Hub runs in a process of its own.
+"""
+
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import card_toys
+import eval_toys
+import numpy as np
+import onnx
+import pytest
+import torch
+from fake_hub import READER, WRITER, FakeHub
+from hub_machine import Machine
+from onnx import TensorProto, helper
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from eval.__main__ import main as evaluate
+from eval.card.card import render
+from eval.card.card_results import read_results
+from leap.distill.release import write_model
+from leap.encode.encoder import load_encoder
+from leap.errors import UsageError
+from leap.publish.__main__ import main
+from leap.publish.folder import SUMS
+from leap.publish.hub import check_push
+from leap.runtime import LeapEncoder
+from modeling_leap import LeapModel
+
+NAME = "leap/LEAP-MiniLM-L6"
+COMMAND = ["-m", "leap.publish", "--repository", NAME]
+WORDS = eval_toys.WORDS
+TEXTS = [" ".join(WORDS[i : i + 1 + i % 7]) for i in range(len(WORDS))]
+EXPECTED = """.eval_results/stsbenchmark-sts.yaml 1_Pooling/config.json LICENSE README.md SHA256SUMS
+config.json configuration_leap.py model.safetensors modeling_leap.py modules.json onnx/model.onnx
+onnx/ort_config.json results/pareto-stsb-validation.json results/pareto-stsb-validation.png
+results/sts-stsb-test-teacher.json results/sts-stsb-test.json results/train-whole.json
+sentence_bert_config.json tokenizer.json tokenizer_config.json""".split()
+
+
+def save_graph(tree: Path, name: str = "model.onnx", **other_facts: str) -> None:
+    """Write a graph that says it is of the tree's weights and rule, as an export does."""
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", tensors[:1], tensors[1:])
+    model = helper.make_model(graph)
+    facts = {"model_sha256": hashlib.sha256((tree / "model.safetensors").read_bytes()).hexdigest()}
+    facts |= {key: json.dumps(value) for key, value in card_toys.RULE.items()} | other_facts
+    helper.set_model_props(model, {f"leap.{key}": value for key, value in facts.items()})
+    (tree / "onnx").mkdir(exist_ok=True)
+    onnx.save(model, tree / "onnx" / name)
+
+
+@pytest.fixture(scope="module")
+def whole_tree(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
+    """A tree that can be released: a random model, results that say they are of it, and their card."""
+    tree = tmp_path_factory.mktemp("release") / "tree"
+    torch.manual_seed(1)
+    sizes = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 40}
+    depth = {"num_hidden_layers": 4, "num_attention_heads": 4, "initializer_range": 0.12}
+    model = LeapModel(LeapModel.config_class(**sizes, **depth, **card_toys.RULE)).eval()
+    write_model(tree, model, eval_toys.toy_tokenizer(), max_length=40)
+    config = (tree / "config.json").read_bytes()
+    results = card_toys.write_required(tree)  # which writes a config.json too
+    (tree / "config.json").write_bytes(config)
+    (results / "pareto-stsb-validation.png").write_bytes(b"a picture")
+    fingerprint = load_encoder(str(tree)).fingerprint()
+    for path in results.glob("*.json"):
+        path.write_text(path.read_text().replace('"sha256": "w"', f'"sha256": "{fingerprint}"'))
+    card = ["--results", str(results), "--config", str(tree / "config.json")]
+    assert evaluate(["card", *card, "--output", str(tree / "model_card.md")]) == 0
+    (tree / "README.md").write_text("# Tree\n\nIt leaves by theta 0.88,\nno exit before layer 2.\n")
+    shutil.copy(repo_root / "LICENSE", tree)
+    save_graph(tree)
+    (tree / "onnx" / "ort_config.json").write_text("{}")
+    (tree / "onnx" / ".half-written.tmp").touch()
+    (tree / ".gitignore").touch()  # no part of a release, as everything that is not named there
+    return tree
+
+
+@pytest.fixture
+def tree(whole_tree: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(whole_tree, tmp_path / "tree"))
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[FakeHub]:
+    """A Hub on which the repository has an older release, with a file that the new one has not."""
+    with FakeHub() as hub:
+        hub.commit(NAME, {".gitattributes": b"*.onnx filter=lfs\n", "pytorch_model.bin": b"old"})
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def published(
+    hub: FakeHub, whole_tree: Path, tmp_path_factory: pytest.TempPathFactory, repo_root: Path
+) -> subprocess.CompletedProcess[str]:
+    """What the program said as it released the whole tree."""
+    machine = Machine(hub, tmp_path_factory.mktemp("publisher"), repo_root)
+    done = machine.run(*COMMAND, "--folder", whole_tree)
+    assert done.returncode == 0, done.stderr
+    told = [done.stdout, done.stderr, *_contents(machine.folder), *_contents(whole_tree)]
+    assert not [text for text in told if WRITER in text], "the token is printed or stored"
+    return done
+
+
+def _contents(folder: Path) -> list[str]:
+    """All files below a folder, and their names."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return [f"{path}\n{path.read_bytes().decode(errors='replace')}" for path in paths]
+
+
+def test_the_folder_is_released_in_one_commit(
+    hub: FakeHub, whole_tree: Path, published: subprocess.CompletedProcess[str], tmp_path: Path
+) -> None:
+    repository = hub.model(NAME)
+    before, release = repository.commits[-2:]
+    assert (before.title, release.title) == ("put", "Release")
+    files = release.files
+    assert sorted(files) == sorted([*EXPECTED, ".gitattributes"])
+    assert not [path for path, content in files.items() if WRITER.encode() in content]
+    for name in set(EXPECTED) - {"README.md", SUMS}:
+        assert files[name] == (whole_tree / name).read_bytes(), name
+    results = read_results(whole_tree / "results", whole_tree / "config.json")
+    assert files["README.md"].decode() == render(results, NAME).text
+    assert f'MODEL = "{NAME}"' in files["README.md"].decode()
+
+    # The list of checksums holds for everything but itself; sha256sum can read it.
+    sums = dict(reversed(line.split("  ")) for line in files[SUMS].decode().splitlines())
+    assert sums == {name: hashlib.sha256(files[name]).hexdigest() for name in EXPECTED if name != SUMS}
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    if shutil.which("sha256sum"):
+        subprocess.run(["sha256sum", "--check", "--quiet", SUMS], cwd=tmp_path, check=True)
+
+    *listed, total, url, revision = published.stdout.splitlines()
+    assert [line.split()[2] for line in listed] == [name for name in sorted(EXPECTED) if name != SUMS] + [
+        SUMS
+    ]
+    for line in listed:
+        checksum, size, name = line.split()
+        assert (checksum, int(size.replace(",", ""))) == (
+            hashlib.sha256(files[name]).hexdigest(),
+            len(files[name]),
+        )
+    assert total.startswith(f"{len(EXPECTED)} files, ")
+    assert url == f"{hub.url}/{NAME}/commit/{release.oid}"
+    assert revision == f'revision="{release.oid}"'
+
+
+LOAD = """
+import sys, torch
+from safetensors.torch import save_file
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, AutoTokenizer
+
+name, commit, out, longest, *texts = sys.argv[1:]
+assert not any(module in sys.modules for module in ("modeling_leap", "configuration_leap"))
+tokenizer = AutoTokenizer.from_pretrained(name, revision=commit)
+model = AutoModel.from_pretrained(name, trust_remote_code=True, revision=commit).eval()
+with torch.inference_mode():
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=int(longest), return_tensors="pt")
+    output = model(**batch)
+encoder = SentenceTransformer(name, trust_remote_code=True, revision=commit, device="cpu")
+results = {"vectors": output.sentence_embedding, "layers": output.exit_layer}
+results["unit vectors"] = encoder.encode(texts, convert_to_tensor=True, batch_size=len(texts))
+save_file({name: tensor.clone() for name, tensor in results.items()}, out)
+"""
+
+
+def encode_locally(folder: Path, texts: list[str], max_length: int) -> tuple[Tensor, Tensor]:
+    """Embeddings (N, H) and exit layers (N,) by the model in a folder."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+    with torch.inference_mode():
+        output = LeapModel.from_pretrained(folder).eval()(**batch)
+    return output.sentence_embedding, output.exit_layer
+
+
+def check_loading(machine: Machine, folder: Path, texts: list[str]) -> None:
+    """Load what is on the Hub in a fresh process with an empty cache, and compare with the local folder."""
+    assert not (machine.folder / "home").exists()
+    out = machine.folder / "out.safetensors"
+    commit = machine.hub.model(NAME).head.oid
+    longest = json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"]
+    done = machine.run("-c", LOAD, NAME, commit, out, longest, *texts, token=None, here=False)
+    assert done.returncode == 0, done.stderr
+    found = load_file(out)
+    vectors, layers = encode_locally(folder, texts, longest)
+    assert torch.equal(found["layers"], layers)
+    assert len(layers.unique()) > 1
+    torch.testing.assert_close(found["vectors"], vectors, atol=1e-6, rtol=0)
+    unit = torch.nn.functional.normalize(vectors)
+    torch.testing.assert_close(found["unit vectors"], unit, atol=1e-5, rtol=0)
+
+
+def test_a_fresh_machine_gets_the_same_vectors(
+    hub: FakeHub,
+    whole_tree: Path,
+    published: subprocess.CompletedProcess[str],
+    tmp_path: Path,
+    repo_root: Path,
+) -> None:
+    pytest.importorskip("sentence_transformers")
+    check_loading(Machine(hub, tmp_path, repo_root), whole_tree, TEXTS)
+
+
+# The encoder without torch, by name: of all files it fetches those of its runtime.
+ENCODE = """
+import sys
+import numpy as np
+from leap.runtime import LeapEncoder
+
+name, revision, out, *texts = sys.argv[1:]
+np.save(out, LeapEncoder.from_pretrained(name, revision=revision, threads=1).encode(texts))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.real_weights
+def test_this_repository_is_released_and_loaded(
+    repo_root: Path, tmp_path: Path, train_texts: Callable[[int], list[str]]
+) -> None:
+    onnx_there = any((repo_root / "onnx").glob("*.onnx"))
+    with FakeHub() as hub:
+        publisher = Machine(hub, tmp_path / "publisher", repo_root)
+        publisher.folder.mkdir()
+        done = publisher.run(*COMMAND, *([] if onnx_there else ["--without_onnx"]))
+        assert done.returncode == 0, done.stderr
+        user = Machine(hub, tmp_path / "user", repo_root)
+        user.folder.mkdir()
+        check_loading(user, repo_root, train_texts(100))
+        if onnx_there:
+            out = user.folder / "out.npy"
+            commit = hub.model(NAME).head.oid
+            done = user.run("-c", ENCODE, NAME, commit, out, *train_texts(100), token=None)
+            assert done.returncode == 0, done.stderr
+            expected = LeapEncoder.from_pretrained(repo_root, threads=1).encode(train_texts(100))
+            np.testing.assert_array_equal(np.load(out, allow_pickle=False), expected)
+
+
+# Publishing in one process, once for each token; else each would load torch again.
+SEVERAL = """
+import os, sys, time
+from leap.publish.__main__ import main
+
+time.sleep = lambda seconds: None  # the client waits longer before each attempt; here it need not
+tokens, *command = sys.argv[1:]
+for token in tokens.split(","):
+    os.environ["HF_TOKEN"] = token
+    assert main(command) == 2
+"""
+
+
+def test_what_breaks_off_leaves_the_old_revision(
+    hub: FakeHub, whole_tree: Path, tmp_path: Path, repo_root: Path
+) -> None:
+    name = "leap/broken"
+    hub.commit(name, {"config.json": b"old"})
+    repository = hub.model(name)
+    old = repository.head
+    hub.large.clear()  # else the weights would not be sent again
+    dropped: list[str] = []
+    logins = 0
+
+    def drops(method: str, path: str) -> bool:
+        """In the first publication the weights break off, then the commit; the third is overtaken."""
+        nonlocal logins
+        logins += path == "/api/whoami-v2"
+        if logins == 3 and path.endswith("/preupload/main"):
+            hub.commit(name, {"config.json": b"somebody else's"})
+            return False
+        broken = {1: path.startswith("/storage/"), 2: path.endswith("/commit/main")}
+        breaks = broken.get(logins, False)
+        if breaks:
+            dropped.append(f"{method} {path}")
+        return breaks
+
+    hub.drops = drops
+    tokens = f"{WRITER},{WRITER},{WRITER},{READER},,hf_unknown,hf_unkn\u00f3wn"
+    try:
+        machine = Machine(hub, tmp_path, repo_root)
+        done = machine.run("-c", SEVERAL, tokens, "--repository", name, "--folder", whole_tree)
+    finally:
+        hub.drops = lambda _method, _path: False
+    assert done.returncode == 0, done.stderr
+    upload, commit, overtaken, reader, nobody, unknown, unheard_of = done.stderr.strip().splitlines()
+    for line in (upload, commit, overtaken):
+        assert line.startswith(f"python -m leap.publish: error: --repository: cannot upload to {name!r} (")
+        assert line.endswith("it is as it was, or has all of this: publish again")
+    *uploads, commits = dropped
+    assert len(uploads) > 1  # the client did try again
+    assert all(asked.startswith("PUT /storage/") for asked in uploads)
+    assert commits == f"POST /api/models/{name}/commit/main"
+    assert "may only read" in reader
+    for line in (nobody, unknown, unheard_of):
+        assert "no login at the Hub: run `hf auth login` or set HF_TOKEN" in line
+    assert [state.files for state in repository.commits[-2:]] == [
+        {"config.json": b"old"},
+        {"config.json": b"somebody else's"},
+    ]
+    assert repository.commits[-2] is old
+    for token in filter(None, tokens.split(",")):
+        assert not [text for text in (done.stdout, done.stderr, *_contents(tmp_path)) if token in text]
+
+
+def test_a_killed_upload_leaves_the_old_revision_and_can_be_repeated(
+    hub: FakeHub, whole_tree: Path, tmp_path: Path, repo_root: Path
+) -> None:
+    name = "leap/killed"
+    hub.commit(name, {"config.json": b"old"})
+    repository = hub.model(name)
+    old = repository.head
+    machine = Machine(hub, tmp_path, repo_root)
+    hub.large.clear()
+    process = machine.start("-m", "leap.publish", "--repository", name, "--folder", whole_tree)
+
+    def drops(method: str, path: str) -> bool:
+        if method == "PUT":
+            process.kill()
+        return method == "PUT"
+
+    hub.drops = drops
+    try:
+        process.communicate(timeout=300)
+    finally:
+        hub.drops = lambda _method, _path: False
+    assert process.returncode == -9
+    assert repository.head is old
+
+    done = machine.run("-m", "leap.publish", "--repository", name, "--folder", whole_tree)
+    assert done.returncode == 0, done.stderr
+    assert sorted(repository.head.files) == sorted(EXPECTED)
+    assert [commit.title for commit in repository.commits[-2:]] == ["put", "Release"]
+
+
+def test_dry_run_lists_and_asks_nobody(
+    tree: Path, hub: FakeHub, published: subprocess.CompletedProcess[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tree.parent / "hub"
+    arguments = ["--repository", NAME, "--folder", str(tree), "--output", str(output), "--dry-run"]
+    assert main(arguments) == 0  # offline, by conftest.py
+    *listed, last = capsys.readouterr().out.splitlines()
+    assert listed == published.stdout.splitlines()[:-2]
+    assert last == f"--dry_run: nothing was sent to {NAME}"
+    written = {p.relative_to(output).as_posix(): p.read_bytes() for p in output.rglob("*") if p.is_file()}
+    released = hub.model(NAME).head.files
+    assert written == {name: released[name] for name in EXPECTED}
+
+    assert main(arguments) == 0  # in the place of the earlier one; of nothing else
+    capsys.readouterr()
+    arguments[arguments.index(str(output))] = str(tree)
+    assert main(arguments) == 2
+    assert f"--output: {str(tree)!r} is there and is no earlier release" in capsys.readouterr().err
+    assert (tree / "model_card.md").is_file()
+
+
+Damage = Callable[[Path], object]
+
+
+def _replace(name: str, old: str, new: str) -> Damage:
+    def damage(tree: Path) -> None:
+        content = (tree / name).read_text()
+        assert old in content
+        (tree / name).write_text(content.replace(old, new))
+
+    return damage
+
+
+def _other_weights(tree: Path) -> None:
+    weights = load_file(tree / "model.safetensors")
+    weights["encoder.layer.3.output.dense.bias"][0] += 1e-3
+    save_file(weights, tree / "model.safetensors", {"format": "pt"})
+
+
+REFUSALS: dict[str, tuple[Damage, str]] = {
+    "card of other figures": (
+        _replace("model_card.md", "0.7902", "0.7999"),
+        "model_card.md and the results disagree, first in line",
+    ),
+    "card with a line more": (
+        lambda tree: (tree / "model_card.md").open("a").write("\n"),
+        "model_card.md and the results disagree",
+    ),
+    "results of another day": (
+        _replace("results/sts-stsb-test.json", "0.7902", "0.7903"),
+        "model_card.md and the results disagree, first in line",
+    ),
+    "entry of other figures": (
+        _replace(".eval_results/stsbenchmark-sts.yaml", "0.79", "0.80"),
+        "stsbenchmark-sts.yaml and the results disagree, first in line",
+    ),
+    "entry of nothing": (
+        lambda tree: (tree / ".eval_results" / "sts99.yaml").touch(),
+        "sts99.yaml is of no result",
+    ),
+    "config of another rule": (
+        _replace("config.json", '"exit_threshold": 0.88', '"exit_threshold": 0.9'),
+        "is not of config.json's exit rule",
+    ),
+    "README of another rule": (
+        _replace("README.md", "0.88", "0.9"),
+        "README.md does not say 'theta 0.88, no exit before layer 2'",
+    ),
+    "other weights": (_other_weights, "are not those the results were measured on"),
+    "torn weights": (
+        lambda tree: (tree / "model.safetensors").write_bytes(b"\0" * 99),
+        "--folder: cannot load ",
+    ),
+    "other lengths": (
+        _replace("sentence_bert_config.json", "40", "39"),
+        "are not those the results were measured on",
+    ),
+    "graph of other weights": (
+        lambda tree: save_graph(tree, "more.onnx", model_sha256="0" * 64),
+        "more.onnx was exported from other weights: make it again with `python -m leap.runtime export",
+    ),
+    "graph of another rule": (
+        lambda tree: save_graph(tree, "more.onnx", exit_threshold="0.9"),
+        "more.onnx was exported with another exit rule: make it again with `python -m leap.runtime export",
+    ),
+    "no graph": (
+        lambda tree: (tree / "onnx" / "model.onnx").write_text("{}"),
+        "model.onnx is no ONNX graph",
+    ),
+}
+MISSING = {
+    "onnx": "holds no .onnx file: make it with `python -m leap.runtime export --model ",
+    "results": "--results: there is no folder",
+    "results/pareto-stsb-validation.png": "model_card.md and the results disagree",
+    **dict.fromkeys(["model_card.md", ".eval_results"], "make it with `python -m eval card`"),
+    **{
+        name: f"{name} is missing: restore it"
+        for name in (
+            *("config.json", "model.safetensors", "modeling_leap.py", "configuration_leap.py", "LICENSE"),
+            *("tokenizer.json", "tokenizer_config.json", "modules.json", "sentence_bert_config.json"),
+            *("1_Pooling/config.json", "README.md"),
+        )
+    },
+}
+
+
+def refused(tree: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line by which the tree is refused."""
+    assert main(["--repository", NAME, "--folder", str(tree), "--dry_run"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("python -m leap.publish: error: --")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_disagrees_is_refused(case: str, tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damage, complaint = REFUSALS[case]
+    damage(tree)
+    assert complaint in refused(tree, capsys)
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_what_is_missing_is_named(name: str, tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = tree / name
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    complaint = refused(tree, capsys)
+    assert MISSING[name] in complaint
+
+
+def test_without_graphs_where_it_is_said(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_graph(tree, model_sha256="0" * 64)
+    assert main(["--repository", NAME, "--folder", str(tree), "--dry_run", "--without_onnx"]) == 0
+    assert "onnx/" not in capsys.readouterr().out
+
+
+def test_a_token_that_a_library_quotes_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    def whoami(_self: object) -> None:
+        raise RuntimeError(f"Illegal header value b'Bearer {WRITER}'. More of it.\nAnd more.")
+
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    monkeypatch.setattr("huggingface_hub.HfApi.whoami", whoami)
+    with pytest.raises(UsageError) as error:
+        check_push("owner/name", "--repository")
+    assert str(error.value).endswith("(Illegal header value b'Bearer ...')")
+
+
+@pytest.mark.parametrize("name", ["LEAP-MiniLM-L6", "a/b/c", "le ap/x"])
+def test_a_name_that_is_none(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--repository", name, "--dry_run"]) == 2
+    assert f"--repository: {name!r} is no name on the Hub" in capsys.readouterr().err

@@ -1,0 +1,137 @@
+"""Texts to batches: readers, the token cache, length-grouped batches."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from leap.text.tokens import TextSource, TokenCache, batch_loader, draw_texts, length_grouped_batches
+
+TEXTS = ["a first text", "and a second, longer one", "third"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(teacher_path: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(teacher_path)
+
+
+def write(folder: Path, name: str) -> Path:
+    path = folder / name
+    if ".json" in name:
+        content = "".join(
+            json.dumps({"text": text, "source": f"s{i}"}) + "\n" for i, text in enumerate(TEXTS)
+        )
+    elif ".csv" in name:
+        content = "text,source\n" + "".join(f'"{text}",s{i}\n' for i, text in enumerate(TEXTS))
+    else:
+        content = "\n".join(TEXTS) + "\n"
+    path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["t.jsonl", "t.jsonl.gz", "t.json", "t.csv", "t.csv.gz", "t.txt", "t.txt.gz"]
+)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_every_kind_of_file(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, name: str, streaming: bool
+) -> None:
+    source = TextSource(str(write(tmp_path, name)))
+    cache = TokenCache.build([source], tokenizer, 16, tmp_path / "cache", streaming)
+    decoded = [
+        tokenizer.decode(cache.batch(np.array([i]), 0)["input_ids"][0][1:-1]) for i in range(len(cache))
+    ]
+    assert decoded == TEXTS
+
+
+def test_columns_excluded_sources_limit_and_several(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    write(tmp_path, "t.jsonl")
+    without = TextSource(str(tmp_path), exclude=("s1",))
+    assert len(TokenCache.build([without], tokenizer, 16, tmp_path / "cache")) == 2
+    both = TextSource(str(tmp_path / "*.jsonl"), text_columns=("text", "source"))
+    assert len(TokenCache.build([both], tokenizer, 16, tmp_path / "cache")) == 6
+    limited = TextSource(str(tmp_path), limit=1)
+    assert len(TokenCache.build([limited, both], tokenizer, 16, tmp_path / "cache")) == 7
+    with pytest.raises(ValueError, match="text_columns: no column 'nothing'"):
+        TokenCache.build(
+            [TextSource(str(tmp_path), text_columns=("nothing",))], tokenizer, 16, tmp_path / "cache"
+        )
+
+
+def test_no_file_is_said_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="data: "):
+        TextSource(str(tmp_path)).files()
+    with pytest.raises(ValueError, match="data: "):
+        TextSource("./nowhere/*.csv").files()
+    assert TextSource("owner/texts").files() == []
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz", "t.csv.gz", "t.txt.gz"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_file_that_breaks_off_is_named(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, name: str, streaming: bool
+) -> None:
+    whole, torn = tmp_path / "whole" / name, tmp_path / "torn" / name
+    for path in (whole, torn):
+        path.parent.mkdir()
+        write(path.parent, name)
+    torn.write_bytes(torn.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=f"data: cannot read '{torn}' .*breaks off") as error:
+        source = TextSource(str(tmp_path / "*" / name))
+        TokenCache.build([source], tokenizer, 16, tmp_path / "cache", streaming)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_files_of_several_kinds_are_refused(tmp_path: Path) -> None:
+    for name in ("t.jsonl", "t.txt"):
+        write(tmp_path, name)
+    with pytest.raises(ValueError, match=r"several kinds \(json, text\)"):
+        TextSource(str(tmp_path)).files()
+
+
+def test_cache_is_reused_and_follows_its_inputs(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    source = TextSource(str(write(tmp_path, "t.jsonl")))
+    folder = TokenCache.build([source], tokenizer, 16, tmp_path / "cache").folder
+    assert TokenCache.build([source], tokenizer, 16, tmp_path / "cache").folder == folder
+    assert TokenCache.build([source], tokenizer, 4, tmp_path / "cache").folder != folder
+    (tmp_path / "t.jsonl").write_text(json.dumps({"text": "new", "source": "s"}) + "\n")
+    assert len(TokenCache.build([source], tokenizer, 16, tmp_path / "cache")) == 1
+
+
+def test_batches_are_padded_and_carry_their_targets(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    cache = TokenCache.build([TextSource(str(write(tmp_path, "t.txt")))], tokenizer, 16, tmp_path / "cache")
+    targets = np.arange(4, dtype=np.float16).reshape(2, 2)
+    (batch,) = batch_loader(cache, np.array([1, 2]), [np.array([1, 0])], pad_id=0, targets=targets)
+    expected = tokenizer([TEXTS[2], TEXTS[1]], padding=True, return_tensors="pt")
+    assert batch["input_ids"].equal(expected["input_ids"])
+    assert batch["attention_mask"].equal(expected["attention_mask"])
+    assert batch["teacher"].tolist() == [[2.0, 3.0], [0.0, 1.0]]
+    assert cache.batch(np.array([0]), 0, multiple=8)["input_ids"].shape == (1, 8)
+
+
+def test_length_grouped_batches() -> None:
+    lengths = np.random.default_rng(0).integers(3, 100, size=1003)
+    alone = length_grouped_batches(lengths, 8, seed=1, epoch=0)
+    assert len(alone) == 125
+    assert len(set(np.concatenate(alone).tolist())) == 1000
+    assert np.mean([np.ptp(lengths[batch]) for batch in alone]) < 5  # at random it would be about 75
+    again = length_grouped_batches(lengths, 8, seed=1, epoch=0)
+    assert all(np.array_equal(a, b) for a, b in zip(alone, again, strict=True))
+    assert not np.array_equal(alone, length_grouped_batches(lengths, 8, seed=1, epoch=1))
+    parts = [length_grouped_batches(lengths, 8, 1, 0, processes=2, process=process) for process in (0, 1)]
+    assert len(parts[0]) == len(parts[1]) == 62
+    assert len(set(np.concatenate(parts[0] + parts[1]).tolist())) == 992
+
+
+def test_draw_texts(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    cache = TokenCache.build([TextSource(str(write(tmp_path, "t.txt")))], tokenizer, 16, tmp_path / "cache")
+    assert draw_texts(cache, None, 0).tolist() == draw_texts(cache, 9, 0).tolist() == [0, 1, 2]
+    assert len(draw_texts(cache, 2, 0)) == 2

@@ -1,0 +1,141 @@
+"""A text's result does not depend on what it was batched with: real weights, real texts.
+
+Alone and in company the same sums are taken in another order, so results agree to float tolerance only, and a
+text whose cosine comes that near to the threshold may fall on either side of it. Such texts are excused, and
+counted.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, pad
+from transformers import AutoTokenizer
+
+from modeling_leap import LeapModel
+
+TEXTS = 2048
+BATCH = 32
+TOLERANCE = 1e-5  # of an embedding's components
+# Of a token's state, relative to its length of about 12: a few tokens amplify rounding, more with AVX-512.
+STATE_TOLERANCE = 1e-4
+NEAR_THETA = 1e-4
+
+pytestmark = pytest.mark.real_weights
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Thousands of tiny forward passes: threads that wait for each other on a busy machine cost minutes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model_path(repo_root: Path, teacher_path: Path) -> Path:
+    """This repository's own checkpoint, or the teacher's until there is one."""
+    return repo_root if (repo_root / "model.safetensors").is_file() else teacher_path
+
+
+@pytest.fixture(scope="module")
+def model(model_path: Path) -> LeapModel:
+    """The model, in float32: a checkpoint of float16 holds the same numbers."""
+    return LeapModel.from_pretrained(model_path, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def token_ids(model_path: Path, train_texts: Callable[[int], list[str]]) -> list[list[int]]:
+    """The texts' token ids, each of its own length."""
+    return AutoTokenizer.from_pretrained(model_path)(train_texts(TEXTS), truncation=True, max_length=64)[
+        "input_ids"
+    ]
+
+
+def padded(rows: list[list[int]], extra: int = 0) -> dict[str, Tensor]:
+    """A batch of these rows, all of them padded by at least `extra` tokens."""
+    width = max(map(len, rows)) + extra
+    ids = [pad(torch.tensor(row), (0, width - len(row))) for row in rows]
+    mask = [(torch.arange(width) < len(row)).long() for row in rows]
+    return {"input_ids": torch.stack(ids), "attention_mask": torch.stack(mask)}
+
+
+def cosines_by_layer(model: LeapModel, token_ids: list[list[int]], patience: int) -> Tensor:
+    """(texts, L - k) cosines s_l of the layers l = k + 1 .. L, from full depth, similar lengths together."""
+    order = sorted(range(len(token_ids)), key=lambda i: len(token_ids[i]))
+    cosines = torch.empty(len(token_ids), model.config.num_hidden_layers - patience)
+    for start in range(0, len(order), 64):
+        chosen = order[start : start + 64]
+        batch = padded([token_ids[i] for i in chosen])
+        layers = model(**batch, output_layer_embeddings=True).layer_embeddings[:, 1:]
+        cosines[chosen] = cosine_similarity(layers[:, patience:], layers[:, :-patience], dim=-1)
+    return cosines
+
+
+def dividing_threshold(cosines: torch.Tensor) -> float:
+    """Of the middle half of `cosines`, the value with the fewest of them near it, as those are excused."""
+    candidates = cosines.quantile(torch.linspace(0.25, 0.75, 51))
+    near = ((cosines - candidates.unsqueeze(1)).abs() <= NEAR_THETA).sum(dim=1)
+    return float(candidates[near.argmin()])
+
+
+# How many layers texts leave at, at least: by the rule of the config it may be one, which tries little.
+@pytest.mark.parametrize(
+    ("kind", "layers_left_at"),
+    [("config", 1), ("stricter", 2), ("spread", 4)],
+    ids=["as configured", "theta 0.95", "many leave at each of three layers"],
+)
+@torch.inference_mode()
+def test_same_result_alone_and_in_any_company(
+    model: LeapModel, token_ids: list[list[int]], kind: str, layers_left_at: int
+) -> None:
+    """Each text alone, then in shuffled batches with others and with padding to spare."""
+    theta, first, patience = model.config.resolve_exit_rule()
+    depth = model.config.num_hidden_layers
+    cosines = cosines_by_layer(model, token_ids, patience)
+    if kind == "stricter":
+        theta = 0.95
+    elif theta is None or kind == "spread":
+        first = patience + 1
+        middle = [dividing_threshold(column) for column in cosines.T[:3]]
+        theta = [None] * patience + middle + [None] * (depth - patience - len(middle))
+    rule = {"exit_threshold": theta, "min_exit_layer": first}
+    thetas = theta if isinstance(theta, list) else [theta] * depth
+    thetas = torch.tensor([2.0 if t is None else t for t in thetas])  # 2: no cosine is near it
+
+    alone = [model(torch.tensor([row]), **rule) for row in token_ids]
+    exits = torch.cat([output.exit_layer for output in alone])
+    layers = torch.arange(patience + 1, depth + 1)
+    tested = (layers >= first) & (layers < depth) & (layers <= exits.unsqueeze(1))
+    near = ((cosines - thetas[patience:]).abs() <= NEAR_THETA).logical_and(tested).any(dim=1)
+
+    order = torch.randperm(TEXTS, generator=torch.Generator().manual_seed(7)).tolist()
+    differing: list[int] = []
+    worst_embedding = worst_state = 0.0
+    for number, start in enumerate(range(0, TEXTS, BATCH)):
+        chosen = order[start : start + BATCH]
+        output = model(**padded([token_ids[i] for i in chosen], extra=number % 8), **rule)
+        for row, i in enumerate(chosen):
+            if output.exit_layer[row] != exits[i]:
+                differing.append(i)
+                continue
+            embedding = output.sentence_embedding[row] - alone[i].sentence_embedding[0]
+            state = alone[i].last_hidden_state[0]
+            moved = (output.last_hidden_state[row, : len(state)] - state).norm(dim=-1) / state.norm(dim=-1)
+            worst_embedding = max(worst_embedding, float(embedding.abs().max()))
+            worst_state = max(worst_state, float(moved.max()))
+
+    histogram = torch.bincount(exits, minlength=depth + 1)[1:].tolist()
+    print(  # noqa: T201 (shown by pytest -s, and with a failure)
+        f"theta {theta} from layer {first}, exits by layer {histogram}; {int(near.sum())} of {TEXTS} "
+        f"texts within {NEAR_THETA} of theta, {len(differing)} left elsewhere in company; "
+        f"largest difference: embedding {worst_embedding:.1e}, state {worst_state:.1e}"
+    )
+    assert sum(count > 0 for count in histogram) >= layers_left_at, "of too few layers to tell"
+    assert all(near[i] for i in differing)
+    assert near.float().mean() <= 0.02
+    assert worst_embedding <= TOLERANCE
+    assert worst_state <= STATE_TOLERANCE

@@ -1,0 +1,80 @@
+"""README.md and its neighbours say what is there: links, examples that run and are pinned, versions."""
+
+import hashlib
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from versions import PAIRS
+
+# The text that the Apache Software Foundation publishes as LICENSE-2.0.txt.
+APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LOADING = re.compile(r"(?:\.from_pretrained|SentenceTransformer)\((.*?)\)", re.DOTALL)
+
+
+def examples(path: Path) -> list[str]:
+    """The Python examples of a Markdown file, or of one in a Python string."""
+    return EXAMPLE.findall(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "model_card.md", "eval/card/card_template.md", "leap/distill/release.py"]
+)
+def test_every_example_pins_the_code_it_runs(repo_root: Path, name: str) -> None:
+    calls = [call for example in examples(repo_root / name) for call in LOADING.findall(example)]
+    assert calls
+    for call in calls:
+        assert "revision=" in call, call
+
+
+@pytest.mark.real_weights
+@pytest.mark.parametrize("library", ["transformers", "sentence_transformers", "runtime"])
+def test_examples_of_the_readme_run(repo_root: Path, library: str) -> None:
+    if not importlib.util.find_spec(library):
+        pytest.skip(f"no {library}")
+    if library == "runtime" and not (repo_root / "onnx").is_dir():
+        pytest.skip("no graphs: python -m leap.runtime export --model . --output onnx/")
+    (example,) = [
+        found
+        for found in examples(repo_root / "README.md")
+        if re.search(rf"^from {library} import", found, re.M)
+    ]
+    here, found = re.subn(
+        r'^MODEL, REVISION = "OWNER/.*?", "COMMIT"', 'MODEL, REVISION = ".", "COMMIT"', example, flags=re.M
+    )
+    assert found == 1
+    assert len(example.splitlines()) <= 8
+    done = subprocess.run([sys.executable, "-c", here], cwd=repo_root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_into_the_tree_lead_somewhere(repo_root: Path, name: str) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", (repo_root / name).read_text(encoding="utf-8")):
+        assert (repo_root / target).exists(), target
+
+
+def test_versions_are_those_tested(repo_root: Path) -> None:
+    section = (repo_root / "README.md").read_text(encoding="utf-8").partition("\n## Versions")[2]
+    rows = re.findall(r"^\| (\d[\d.]*) \| (\d[\d.]*) \|", section.partition("\n## ")[0], re.MULTILINE)
+    assert [":".join(row) for row in rows] == list(PAIRS)
+
+
+def test_citation_is_of_the_newest_version(repo_root: Path) -> None:
+    citation = yaml.safe_load((repo_root / "CITATION.cff").read_text(encoding="utf-8"))
+    changes = (repo_root / "CHANGELOG.md").read_text(encoding="utf-8")
+    version, date = re.search(r"^## \[(\d+\.\d+\.\d+)\] - (\S+)$", changes, re.MULTILINE).groups()
+    assert (citation["version"], citation["date-released"]) == (version, date)
+    assert {"cff-version", "message", "title", "authors", "license"} <= set(citation)
+    card = (repo_root / "model_card.md").read_text(encoding="utf-8")
+    for author in citation["references"][0]["authors"]:
+        assert f"{author['family-names']}, {author['given-names']}" in " ".join(card.split())
+
+
+def test_licence_is_whole(repo_root: Path) -> None:
+    assert hashlib.sha256((repo_root / "LICENSE").read_bytes()).hexdigest() == APACHE_2

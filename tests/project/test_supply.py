@@ -1,0 +1,303 @@
+"""What is imported, fetched, pinned and depended on."""
+
+import ast
+import re
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from eval_toys import RULE, save_toy
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from eval.card import licences
+from leap.distill.release import model_card
+from leap.errors import NothingQualifiesError, UsageError
+from modeling_leap import LeapModel
+
+MakeModel = Callable[..., LeapModel]
+
+# What `make test` installs.
+REQUIREMENTS = ("requirements.txt", "requirements-runtime.txt", "requirements-dev.txt")
+# All that the two files may import which run on the machines of the model's users.
+HUB_FILES = {
+    "configuration_leap.py": {"math", "collections.abc", "numbers", "typing", "transformers"},
+    "modeling_leap.py": {
+        "collections.abc",
+        "contextlib",
+        "dataclasses",
+        "threading",
+        "typing",
+        "torch",
+        "transformers",
+        "transformers.utils",
+        "transformers.masking_utils",
+        "configuration_leap",
+    },
+}
+# What could run other code, read or write files, or reach the network without an import.
+FORBIDDEN = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "open",
+    "input",
+    "breakpoint",
+    "getattr",
+    "globals",
+    "load",
+}
+
+
+@pytest.mark.parametrize("name", HUB_FILES)
+def test_hub_files_can_do_nothing_but_compute(repo_root: Path, name: str) -> None:
+    tree = ast.parse((repo_root / name).read_text())
+    imported = {module for node in ast.walk(tree) for module in modules(node)}
+    assert imported <= HUB_FILES[name]
+    called = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    names = {func.id for func in called if isinstance(func, ast.Name)}
+    names |= {func.attr for func in called if isinstance(func, ast.Attribute) and func.attr != "eval"}
+    assert not names & FORBIDDEN
+
+
+def modules(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+
+
+def tracked(repo_root: Path, pattern: str) -> list[Path]:
+    """Files of this repository; without git, those on the disk that are nobody else's."""
+    command = ["git", "ls-files", "-co", "--exclude-standard", pattern]
+    done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True)
+    if done.returncode == 0:
+        return [repo_root / line for line in done.stdout.splitlines() if (repo_root / line).is_file()]
+    found = repo_root.rglob(pattern)
+    return [path for path in found if not {".venv", ".whl", "runs"} & set(path.relative_to(repo_root).parts)]
+
+
+def third_party(repo_root: Path, files: list[Path]) -> dict[str, Path]:
+    """Package -> a file that imports it; of modules that are neither Python's nor this tree's."""
+    own = {path.stem for path in tracked(repo_root, "*.py")} | {
+        path.parent.name for path in tracked(repo_root, "*.py")
+    }
+    packages = packages_distributions()
+    found = {}
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                continue
+            for name in {module.partition(".")[0] for module in modules(node)}:
+                # A folder here may have the name of a package ("evaluate" has not): own modules go first.
+                if name in sys.stdlib_module_names or name in own:
+                    continue
+                found[canonicalize_name(packages.get(name, [name])[0])] = file
+    return found
+
+
+def stated(repo_root: Path, *names: str) -> set[str]:
+    files = [repo_root / name for name in names]
+    return {canonicalize_name(requirement.name) for requirement in licences.required(files)}
+
+
+def test_every_import_is_a_requirement(repo_root: Path) -> None:
+    everything = {path.name for path in repo_root.glob("requirements*.txt")}
+    found = third_party(repo_root, tracked(repo_root, "*.py"))
+    assert {"torch", "pytest", "hypothesis", "pyyaml"} <= set(found), "the test finds no imports"
+    missing = {name: str(path) for name, path in found.items() if name not in stated(repo_root, *everything)}
+    assert not missing
+
+
+def imported_at_once(repo_root: Path, start: Path) -> set[str]:
+    """Modules that `start` imports when it is imported, those of this tree followed."""
+    found: set[str] = set()
+    waiting, seen = [start], set()
+    while waiting:
+        file = waiting.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        for statement in ast.parse(file.read_text()).body:
+            inner = statement.body if isinstance(statement, ast.Try) else [statement]
+            for module in (module for node in inner for module in modules(node)):
+                found.add(module.partition(".")[0])
+                path = repo_root / module.replace(".", "/")
+                waiting += [
+                    name for name in (path.with_suffix(".py"), path / "__init__.py") if name.is_file()
+                ]
+    return found
+
+
+def test_training_needs_no_development_package(repo_root: Path) -> None:
+    found = imported_at_once(repo_root, repo_root / "train_leap.py")
+    assert {"accelerate", "datasets", "modeling_leap", "leap"} <= found
+    own = {path.stem for path in repo_root.iterdir()}
+    packages = packages_distributions()
+    needed = {
+        canonicalize_name(packages[name][0])
+        for name in found - own - set(sys.stdlib_module_names)
+        if name in packages
+    }
+    assert needed <= stated(repo_root, "requirements.txt")
+
+
+def test_every_requirement_has_a_bound_and_a_reason(repo_root: Path) -> None:
+    for file in repo_root.glob("requirements*.txt"):
+        for line in file.read_text().splitlines():
+            if line.strip() and not line.startswith(("#", "-")):
+                requirement = Requirement(line.partition("#")[0].strip())
+                assert requirement.specifier, f"{file.name}: {line}"
+                # pytest alone speaks for itself.
+                assert requirement.name == "pytest" or line.partition("#")[2].strip(), f"{file.name}: {line}"
+
+
+LOADERS = {"from_pretrained", "SentenceTransformer", "pipeline", "snapshot_download", "hf_hub_download"}
+
+
+def unpinned(text: str) -> Iterator[str]:
+    """Calls in fenced Python code that load from the Hub and name no revision."""
+    for code in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for node in ast.walk(ast.parse(code)):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name not in LOADERS or any(keyword.arg == "revision" for keyword in node.keywords):
+                continue
+            source = node.args[0] if node.args else None
+            here = isinstance(source, ast.Constant) and str(source.value).startswith((".", "/", "PATH/"))
+            if not here:
+                yield ast.unparse(node)
+
+
+def test_every_example_pins_a_revision(repo_root: Path, make_tiny_model: MakeModel) -> None:
+    # The templates are held to it by what is rendered from them.
+    pages = {path: path.read_text() for path in tracked(repo_root, "*.md") if "template" not in path.name}
+    assert {repo_root / "README.md", repo_root / "model_card.md"} <= set(pages)
+    model = make_tiny_model(exit_threshold=0.9)
+    pages[Path("a trained model's card")] = model_card(model, "owner/teacher", "leap", "owner/student")
+    found = {str(path): list(unpinned(text)) for path, text in pages.items()}
+    assert not {path: calls for path, calls in found.items() if calls}
+
+
+@pytest.mark.parametrize(
+    ("call", "count"),
+    [
+        ('AutoModel.from_pretrained("owner/name")', 1),
+        ("SentenceTransformer(MODEL, trust_remote_code=True)", 1),
+        ('AutoModel.from_pretrained("owner/name", revision=REVISION)', 0),
+        ('AutoModel.from_pretrained(".")', 0),
+    ],
+)
+def test_what_pinning_means(call: str, count: int) -> None:
+    assert len(list(unpinned(f"Text.\n\n```python\nmodel = {call}\n```\n"))) == count
+
+
+OFFLINE = """
+import socket, sys
+asked = []
+def refuse(*arguments, **_more):
+    asked.append(arguments)
+    raise OSError("no network here")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+try:
+    socket.create_connection(("127.0.0.1", 9))
+except OSError:
+    pass
+assert asked, "the trap does not work"
+asked.clear()
+
+import numpy, torch
+from transformers import AutoModel, AutoTokenizer
+from leap.encode.encoder import encode, load_encoder
+
+folder, texts = sys.argv[1], ["a cat sat", "a dog"]
+encoders = [load_encoder(folder, device="cpu", trust_remote_code=trust) for trust in (False, True)]
+found = [encode(encoder, texts).embeddings for encoder in encoders]
+tokens = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+tokens.pop("token_type_ids", None)
+model = AutoModel.from_pretrained(folder, trust_remote_code=True, use_safetensors=True).eval()
+with torch.inference_mode():
+    found.append(model(**tokens).sentence_embedding.numpy())
+assert all(numpy.allclose(found[0], other, atol=1e-5) for other in found)
+assert not asked, asked
+try:  # and what is not here is refused, not looked for
+    AutoModel.from_pretrained("owner/name", trust_remote_code=True)
+    sys.exit("loaded a model that is nowhere")
+except OSError:
+    assert not asked, asked
+"""
+
+
+def test_offline_nothing_is_fetched(make_tiny_model: MakeModel, tmp_path: Path, repo_root: Path) -> None:
+    folder = save_toy(tmp_path / "toy", make_tiny_model(**RULE))
+    # conftest.py has set HF_HUB_OFFLINE=1.
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE, folder], cwd=repo_root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_licences_are_known_and_accepted(repo_root: Path, tmp_path: Path) -> None:
+    files = [repo_root / name for name in REQUIREMENTS]
+    packages = licences.closure(licences.required(files))
+    assert licences.unaccepted(packages) == {}
+    assert {"torch", "transformers", "fsspec", "aiohttp", "markupsafe"} <= set(packages)
+    text = licences.page(packages, {"torch"})
+    assert re.search(r"^\| \*\*torch\*\* \| 2\S+ \| .*BSD", text, re.MULTILINE)
+    listed = (repo_root / "docs" / "licences.md").read_text()
+    named = stated(repo_root, *REQUIREMENTS)
+    assert not {name for name in named if f"| **{name}** |" not in listed}, "run `python -m eval licences`"
+
+
+def test_other_licences_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words, accepted in {
+        "MIT": True,
+        "LGPL-3.0": True,
+        "GPL-3.0-or-later": False,
+        "AGPL-3.0": False,
+        "CC-BY-NC (non-commercial)": False,
+        licences.NO_LICENCE: False,
+    }.items():
+        monkeypatch.setattr(licences, "licence", lambda _package, words=words: words)
+        assert bool(licences.unaccepted({"x": None})) != accepted, words
+    (tmp_path / "requirements.txt").write_text("pytest>=8  # tests\n-r other.txt\n")
+    arguments = Namespace(requirements=[tmp_path / "requirements.txt"], page=tmp_path / "page.md")
+    with pytest.raises(NothingQualifiesError, match=r"not accepted: .*pytest: none stated"):
+        licences.run(arguments)
+    assert not (tmp_path / "page.md").exists()
+    (tmp_path / "requirements.txt").write_text("nobody-has-this>=1\n")
+    with pytest.raises(UsageError, match="nobody-has-this is not installed"):
+        licences.run(arguments)
+
+
+# What unpickles, unless it is told not to.
+UNPICKLING = re.compile(r"\b(torch\.load|pickle|joblib|dill|cloudpickle|shelve|marshal)\b|allow_pickle=True")
+
+
+def test_programs_ask_for_safetensors_and_unpickle_nothing(repo_root: Path) -> None:
+    programs = [path for path in tracked(repo_root, "*.py") if "tests" not in path.parts]
+    loading = 0
+    for path in programs:
+        text = path.read_text()
+        tree = ast.parse(text)
+        words = [
+            node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom | ast.Attribute)
+        ]
+        for node in words:
+            assert not UNPICKLING.search(ast.unparse(node)), f"{path}: {ast.unparse(node)}"
+        for node in ast.walk(tree):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            source = ast.unparse(node.func)
+            if source in ("np.load", "numpy.load"):
+                assert "allow_pickle=False" in ast.unparse(node), f"{path}: {ast.unparse(node)}"
+            # Models of transformers; tokenizers and configs are JSON, our own encoders load these.
+            if node.func.attr == "from_pretrained" and re.search(r"(Auto|Leap|Bert)Model\w*\.", source):
+                loading += 1
+                assert "use_safetensors" in text, f"{path}: {ast.unparse(node)}"
+    assert loading >= 3, "the test finds no calls"
