@@ -159,12 +159,12 @@ def train(options: TrainOptions, terms: ObjectiveConfig, ends: ExitStack) -> Non
     )
     run = run_identity(options, terms, teacher, student, tokenizer, cache, texts, processes)
     model, optimizer = accelerator.prepare(model, optimizer)
-    bare = accelerator.unwrap_model(model)
+    student = accelerator.unwrap_model(model).student
 
     # 4. Go on from a checkpoint.
     checkpoints = options.output_dir / "checkpoints"
     progress = load_checkpoint(
-        checkpoints, bare, optimizer.optimizer, run, accelerator.scaler, options.resume
+        checkpoints, student, optimizer.optimizer, run, accelerator.scaler, options.resume
     )
     if options.report_to != "none":
         accelerator.init_trackers("leap", config={name: str(value) for name, value in run.items()})
@@ -220,13 +220,13 @@ def train(options: TrainOptions, terms: ObjectiveConfig, ends: ExitStack) -> Non
         log.step(progress.step, rate)
         done = progress.tokens >= total
         if evaluation and (progress.step % options.eval_steps == 0 or done):
-            log.figures(evaluation(bare.student))
+            log.figures(evaluation(student))
         if done:
             break
         # By the clock of the first process alone: nothing in it waits for the others.
         if accelerator.is_main_process and time.monotonic() - saved >= 60 * options.checkpoint_minutes:
             log.check()
-            save_checkpoint(checkpoints, progress, bare, optimizer.optimizer, run, accelerator.scaler)
+            save_checkpoint(checkpoints, progress, student, optimizer.optimizer, run, accelerator.scaler)
             saved = time.monotonic()
 
     # 6. The finished model.
@@ -235,8 +235,8 @@ def train(options: TrainOptions, terms: ObjectiveConfig, ends: ExitStack) -> Non
     accelerator.end_training()
     if accelerator.is_main_process:
         folder = options.output_dir / "model"
-        card = model_card(bare.student, options.teacher, options.recipe, options.push_to_hub, data_on_hub)
-        write_model(folder, bare.student, tokenizer, options.max_length, options.save_dtype, card)
+        card = model_card(student, options.teacher, options.recipe, options.push_to_hub, data_on_hub)
+        write_model(folder, student, tokenizer, options.max_length, options.save_dtype, card)
         write_json(options.output_dir / "log.json", {"run": run, "log": progress.rows})
         if options.push_to_hub:
             print(push(folder, options.push_to_hub, "--push_to_hub").commit_url)

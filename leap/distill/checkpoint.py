@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
+from transformers import PreTrainedModel
 
 from leap.folders import write_folder
 
@@ -61,7 +62,10 @@ def save_checkpoint(
         save_file(
             {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
             partial / "model.safetensors",
+            metadata={"format": "pt"},
         )
+        if isinstance(model, PreTrainedModel):  # which then loads as a model of its own: --student
+            model.config.to_json_file(partial / "config.json", use_diff=False)
         save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
         sums = {name: _sha256(partial / name) for name in TENSORS}
         state = asdict(progress) | {"run": run, "sha256": sums}
