@@ -15,7 +15,7 @@ from eval_toys import RULE, save_toy
 from safetensors.torch import load_file, save_file
 
 from eval.__main__ import main
-from leap.distill.arguments import parse
+from leap.distill.options import parse
 from leap.encode.encoder import encode, load_encoder
 from leap.errors import UsageError
 from modeling_leap import LeapModel
