@@ -157,7 +157,7 @@ def test_plain_bert_checkpoint_with_its_pooler(tiny_batch: Batch, tmp_path: Path
     model, loading = LeapModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
-    assert model.config.resolve_exit_rule() == (None, 2, 1)
+    assert model.config.resolve_exit_rule() == (None, 1, 1)
     torch.testing.assert_close(full_depth(model, tiny_batch), full_depth(bert, tiny_batch), atol=1e-5, rtol=0)
 
 

@@ -72,7 +72,7 @@ def test_encode_gives_the_models_own_vectors(toy: Path, theta: ExitThreshold | s
 
 
 def test_a_wrong_threshold_is_named(toy: Path) -> None:
-    with pytest.raises(ValueError, match=r"exit_threshold must be a number in \(-1, 1\]"):
+    with pytest.raises(ValueError, match=r"exit_threshold must be a number in \[-1, 1\]"):
         load(toy).encode(TEXTS, exit_threshold=1.5)
 
 
