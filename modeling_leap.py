@@ -372,7 +372,8 @@ class _Batch:
         self.pooled: list[Tensor] = []  # p_(l-k) .. p_l, each (b, H)
         self.rows: Tensor | None = None  # (b,) the caller's index of each row; None: all are here, in order
         self.parked: Tensor | None = None  # (B, T, H), of the rows that are not here: as they left
-        self.exit_layer = torch.full(hidden.shape[:1], depth, device=hidden.device)  # (B,)
+        # (B,); the type is said because the exporter by tracing takes a float otherwise.
+        self.exit_layer = torch.full(hidden.shape[:1], depth, dtype=torch.int64, device=hidden.device)
 
     def run(self, layer: nn.Module) -> None:
         """Send the rows through a layer."""
