@@ -83,13 +83,7 @@ def test_layers_cut_by_hand(model: LeapModel, tiny_batch: Batch, layers: int) ->
         check(model(**tiny_batch), expected, tiny_batch["attention_mask"])
 
 
-DEVICES = [
-    "meta",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
-]
-
-
-@pytest.mark.parametrize("second", DEVICES)
+@pytest.mark.parametrize("second", ["meta", *["cuda"] * torch.cuda.is_available()])
 @pytest.mark.parametrize("border", [0, 1, 3, 5])
 @pytest.mark.parametrize("theta", ["config", None])
 def test_layers_on_two_devices(
