@@ -38,7 +38,8 @@ def toy(tmp_path: Path, make_tiny_model: MakeModel) -> Path:
     tokenizer.model_max_length = 512
     tokenizer([LONG], truncation=True, max_length=7)
     tokenizer.init_kwargs |= {"max_length": 9, "local_files_only": True}
-    write_model(tmp_path / "toy", make_tiny_model(**eval_toys.RULE), tokenizer, LENGTH)
+    rule = {"exit_threshold": 0.5, "landing_layer": 5, "min_exit_layer": 1, "max_exit_layer": 1}
+    write_model(tmp_path / "toy", make_tiny_model(**rule), tokenizer, LENGTH)
     return tmp_path / "toy"
 
 
