@@ -209,11 +209,13 @@ class Encoding:
 
     Attributes:
         embeddings: (N, H) float32, mean-pooled, not normalised, in the order of the texts.
-        exit_layers: (N,) the layer each text left at, counted from 1.
+        exit_layers: (N,) the layer at which each text had converged, counted from 1; the last if it had not.
+        layers_run: (N,) layers that each text ran; None where a runtime does not say.
     """
 
     embeddings: FloatArray
     exit_layers: IntArray
+    layers_run: IntArray | None = None
 
 
 def encode(
@@ -234,11 +236,12 @@ def encode(
         **exit_rule: `exit_threshold`, `min_exit_layer`, `max_layers` as `LeapModel.forward` takes them.
     """
     embeddings = np.empty((len(texts), encoder.model.config.hidden_size), dtype=np.float32)
-    layers = np.empty(len(texts), dtype=np.int64)
+    layers, cost = np.empty((2, len(texts)), dtype=np.int64)
     for rows, output in _forward(encoder, texts, batch_size, progress, **exit_rule):
         embeddings[rows] = output.sentence_embedding.cpu().numpy()
         layers[rows] = output.exit_layer.cpu().numpy()
-    return Encoding(embeddings, layers)
+        cost[rows] = output.layers_run.cpu().numpy()
+    return Encoding(embeddings, layers, cost)
 
 
 def encode_layers(
