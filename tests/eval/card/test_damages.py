@@ -254,6 +254,6 @@ def test_pickles_are_never_loaded(
             with pytest.raises(
                 UsageError, match=rf"^{which}: cannot load .*no file named model\.safetensors"
             ):
-                load_models(parse("", arguments), torch.device("cpu"))
+                load_models(*parse("", arguments), torch.device("cpu"))
         assert demo(folder).startswith(f"demo: error: --model: cannot load {str(folder)!r}")
     assert not trap.exists()
