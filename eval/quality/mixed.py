@@ -1,10 +1,10 @@
 """A mixed set of texts that training did not see, of seven kinds: what a rule has to tell apart in use.
 
-    sentences, passages   held-out lines of the training data (`leap.text.holdout`)
-    queries               of the retrieval sets
-    code                  blocks of Python source of the installed torch, whose version is pinned
-    words, names          single words, and names of two or three words, in the training data, held out themselves
-    languages             a list of our own: ten sentences in each of fifteen languages
+sentences, passages   held-out lines of the training data (`leap.text.holdout`)
+queries               of the retrieval sets
+code                  blocks of Python source of the installed torch, whose version is pinned
+words, names          single words, and names of two or three words, in the training data, held out themselves
+languages             a list of our own: ten sentences in each of fifteen languages
 """
 
 import gzip
@@ -90,7 +90,9 @@ def train_lines(folder: Path, kind: str) -> Iterator[str]:
     """
     files = sorted((folder / "train").glob(f"{kind}-*.jsonl.gz"))
     if not files:
-        raise UsageError(f"--data: {str(folder)!r} has no train/{kind}-*.jsonl.gz: give the folder of the data")
+        raise UsageError(
+            f"--data: {str(folder)!r} has no train/{kind}-*.jsonl.gz: give the folder of the data"
+        )
     for file in files:
         with gzip.open(file, "rt", encoding="utf-8") as lines:
             for line in lines:

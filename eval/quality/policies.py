@@ -1,4 +1,4 @@
-"""Ways to spend layers on N texts, exits and their rivals alike: what each costs and how far off it leaves them.
+"""Ways to spend layers on N texts, exits and rivals alike: what each costs and how far off it leaves them.
 
 A policy gives each text one of several outcomes, each with an error and a cost in layers, by probabilities. A
 coin is such a policy, so its errors are known exactly and need no flips.

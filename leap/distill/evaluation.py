@@ -2,8 +2,7 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from eval.quality.pareto import DepthScores
-from eval.quality.sts import embed_pairs
+from eval.studies.depth_scores import DepthScores, embed_pairs
 from leap.encode.encoder import Encoder
 from leap.encode.exits import exit_layers
 from leap.text.sets import StsData

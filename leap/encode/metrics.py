@@ -73,7 +73,7 @@ def bootstrap_interval(
 
 
 def distances(embeddings: FloatArray, reference: FloatArray) -> FloatArray:
-    """(N,) float64 in [0, 2]: 1 - cosine of each of N embeddings (N, H) to its reference; 1 of a zero vector."""
+    """(N,) float64 in [0, 2]: 1 - cosine of N embeddings (N, H) to their references; 1 of a zero vector."""
     cosines = row_cosines(embeddings.astype(np.float64), reference.astype(np.float64))
     return np.clip(1 - np.nan_to_num(cosines, nan=0.0), 0, 2)
 

@@ -1,8 +1,9 @@
 """Every way that a text can take through a LEAP model, computed once: any exit rule is then a lookup.
 
-A text that has converged at a test layer leaps from there (or, in the paper's form, leaves there); one that has
-not runs all layers. With the embedding of each of these paths and the cosines that the rule compares, every
-threshold is a matter of looking up, and no text is encoded twice. A test holds the lookup to `LeapModel` itself.
+A text that has converged at a test layer leaps from there (or, in the paper's form, leaves there); one that
+has not runs all layers. With the embedding of each of these paths and the cosines that the rule compares,
+every threshold is a matter of looking up, and no text is encoded twice. A test holds the lookup to
+`LeapModel` itself.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ class Paths:
 
     Attributes:
         embeddings: (N, M + 1, H) float32, mean-pooled, not normalised.
-        cosines: (N, M) float32, s_l = cos(p_l, p_(l-k)) at the test layers, which the rule compares with theta.
+        cosines: (N, M) float32, s_l = cos(p_l, p_(l-k)) at the test layers, which the rule compares with
+            theta.
         tested: (N, M, H) float32, the pooled state p_l at the test layers: all that a rule could look at.
         tokens: (N,) tokens of each text, the special ones included.
         layers: (M,) test layers, counted from 1.
@@ -42,14 +44,15 @@ class Paths:
         """(N,) the path, in [0, M], that each text takes.
 
         Args:
-            theta: one threshold for all test layers, a list of one a layer of the model, or None for full depth.
+            theta: one threshold for all test layers, a list of one a layer of the model, or None for full
+                depth.
         """
         if isinstance(theta, list | tuple):
             theta = [theta[layer - 1] for layer in self.layers]
         # In the type of the cosines, as torch compares them. None becomes NaN, which nothing reaches.
         thetas = np.broadcast_to(np.asarray(theta, dtype=self.cosines.dtype), self.cosines.shape[1])
-        converged = self.cosines >= thetas
-        return np.where(converged.any(axis=1), converged.argmax(axis=1), len(self.layers))
+        to_the_end = np.ones((len(self.tokens), 1), dtype=bool)
+        return np.hstack([self.cosines >= thetas, to_the_end]).argmax(axis=1)
 
     def at(self, theta: ExitThreshold) -> FloatArray:
         """(N, H): the embeddings under a rule; `theta` as for `taken`."""
@@ -113,9 +116,14 @@ def encode_paths(
                 here = encoder.model(**batch, **_leap_at(layer, depth)).sentence_embedding
             embeddings[rows, number] = here.cpu().numpy()
     run = [layer + behind for layer in layers]
-    return Paths(embeddings, cosines, tested, tokens, np.array(layers, dtype=np.int64), np.array([*run, depth]))
+    return Paths(
+        embeddings, cosines, tested, tokens, np.array(layers, dtype=np.int64), np.array([*run, depth])
+    )
 
 
 def _leap_at(layer: int, depth: int) -> dict[str, Any]:
     """Arguments of a call in which every text converges at `layer`."""
-    return {"exit_threshold": [-1.0 if at == layer else None for at in range(1, depth + 1)], "min_exit_layer": layer}
+    return {
+        "exit_threshold": [-1.0 if at == layer else None for at in range(1, depth + 1)],
+        "min_exit_layer": layer,
+    }

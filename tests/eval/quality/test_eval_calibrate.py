@@ -8,10 +8,10 @@ from typing import Any
 import eval_toys
 import numpy as np
 import pytest
+from eval.quality.risk import hoeffding_bentkus
 
 from eval.__main__ import main
 from eval.quality.calibrate import THETAS, calibrate, exit_losses, learn_path
-from eval.quality.risk import hoeffding_bentkus
 from leap.encode.encoder import Encoder, encode, encode_layers, load_encoder
 from leap.encode.exits import row_cosines
 from leap.errors import NothingQualifiesError, UsageError

@@ -4,15 +4,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import eval.quality.pareto
 import eval_toys
 import numpy as np
 import pytest
+from eval.quality.pareto import DepthScores
 
 import eval.quality.front
-import eval.quality.pareto
 from eval.__main__ import main
 from eval.quality.front import BASELINES, PairSpearman, QueryScore, WorstFidelity, compare_front, query_tables
-from eval.quality.pareto import DepthScores
 from eval.quality.retrieval import evaluate_retrieval
 from eval.quality.sts import embed_pairs
 from leap.encode.encoder import load_encoder

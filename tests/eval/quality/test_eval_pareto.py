@@ -8,9 +8,9 @@ from typing import Any
 import eval_toys
 import numpy as np
 import pytest
+from eval.quality.pareto import choose, evaluate_pareto, frontier, layer_thetas, write_rule
 
 from eval.__main__ import main
-from eval.quality.pareto import choose, evaluate_pareto, frontier, layer_thetas, write_rule
 from eval.quality.sts import evaluate_sts
 from leap.encode.encoder import Encoder, encode, encode_layers, load_encoder
 from leap.encode.exits import at_layers, exit_layers, row_cosines, successive_cosines

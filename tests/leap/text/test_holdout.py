@@ -8,7 +8,8 @@ from leap.text.holdout import held_out
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"), [("text number 56", True), ("text number 57", False), ("Straße 17", True), ("a", False)]
+    ("text", "wanted"),
+    [("text number 56", True), ("text number 57", False), ("Straße 17", True), ("a", False)],
 )
 def test_the_rule_is_sha256_of_the_text_in_utf_8(text: str, wanted: bool) -> None:
     assert held_out(text) is wanted
