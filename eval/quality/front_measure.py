@@ -139,14 +139,10 @@ def correlations(measured: Measured, rows: IntArray | None = None, resamples: in
     rows = np.arange(len(measured.errors)) if rows is None else rows
     closeness, s = -measured.errors[rows, 0], measured.paths.cosines[rows, 0]
     draws = np.random.default_rng(0).integers(len(rows), size=(resamples, len(rows)))
-    low, high = np.nanquantile(spearman(s[draws], closeness[draws]), [0.025, 0.975])
-    return {
-        "texts": len(rows),
-        "s": float(spearman(s, closeness)),
-        "interval": [float(low), float(high)],
-        "ridge": float(spearman(measured.closeness[rows], closeness)),
-        "length": float(spearman(-measured.paths.tokens[rows], closeness)),
-    }
+    low, high = np.nan_to_num(np.quantile(spearman(s[draws], closeness[draws]), [0.025, 0.975]))
+    seen = {"s": s, "ridge": measured.closeness[rows], "length": -measured.paths.tokens[rows]}
+    found = {name: float(np.nan_to_num(spearman(values, closeness))) for name, values in seen.items()}
+    return {"texts": len(rows), "interval": [float(low), float(high)], **found}
 
 
 def ends(measured: Measured, rows: IntArray | None = None) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def similarity_sets(folder: Path, limit: int | None = None) -> dict[str, StsData
 
 
 def retrieval_sets(folder: Path, limit: int | None = None) -> dict[str, RetrievalData]:
-    """Retrieval sets by name; `limit`: at most so many queries, and documents besides those judged for them.
+    """Retrieval sets by name; `limit`: so many documents, and a tenth as many queries with theirs.
 
     Raises:
         UsageError: the folder lacks one.
@@ -84,7 +84,7 @@ def retrieval_sets(folder: Path, limit: int | None = None) -> dict[str, Retrieva
     for name, source in RETRIEVAL.items():
         data = load_retrieval(str(folder / "beir" / source))
         if limit:
-            queries = dict(list(data.queries.items())[:limit])
+            queries = dict(list(data.queries.items())[: max(1, limit // 10)])
             qrels = {query: data.qrels[query] for query in queries}
             judged = {document for gains in qrels.values() for document in gains}
             kept = judged.union(list(data.documents)[:limit])
