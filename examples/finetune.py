@@ -129,7 +129,7 @@ def run(args: argparse.Namespace, train: Pairs, validation: Pairs) -> Report:
         before = replace(before, name=".")  # a result says nothing of where this repository lies
     if before.model.config.exit_threshold is None:
         raise UsageError(
-            "--model: it has no exit_threshold in its config: choose one by `python -m eval pareto`"
+            "--model: it has no exit_threshold in its config: choose one by `python -m eval calibrate`"
         )
     encoders = {"before": before}
     folders = {"L_exit": (args.output_dir, args.exit_weight)}
