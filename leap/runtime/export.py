@@ -6,7 +6,6 @@ python -m leap.runtime export --model . --output onnx
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -20,6 +19,7 @@ from onnx import ModelProto
 from configuration_leap import LeapConfig
 from leap.encode.encoder import load_encoder
 from leap.encode.exits import unit_vectors
+from leap.encode.landing import Leap
 from leap.folders import write_folder
 from leap.runtime import forms
 from leap.runtime.bert import Bert, FloatArray, Precision
@@ -30,47 +30,6 @@ Depth = Literal["exit", "full", "leap"]
 DEPTHS: tuple[Depth, ...] = ("exit", "full", "leap")
 # Of embeddings of length 1, beside torch's: float32 in another order of sums, and the rounding of int8.
 TOLERANCES = {"float32": 1e-4, "int8": 3e-2}
-
-
-@dataclass(frozen=True)
-class Leap:
-    """The one test of a model, and where its texts land.
-
-    Attributes:
-        test: the layer after which a text may leap.
-        patience: k; s = cos(p_l, p_(l-k)).
-        landing: the layer that a converged text goes on with.
-        theta: the threshold; `NEVER` where the config has none.
-    """
-
-    test: int
-    patience: int
-    landing: int
-    theta: float
-
-    @classmethod
-    def of(cls, config: LeapConfig) -> "Leap":
-        """That of a config.
-
-        Raises:
-            ValueError: its texts do not land, or may leave at several layers: one `If` cannot say that.
-        """
-        if config.landing_layer is None:
-            raise ValueError(
-                "landing_layer must be set to export the exit, and is None: run this model in torch"
-            )
-        exits = config.exit_thresholds() or dict.fromkeys(config.exit_thresholds(-1.0), NEVER)
-        if len(exits) != 1:
-            raise ValueError(
-                f"texts may leave at layers {', '.join(map(str, exits))}, and a graph has one test: set "
-                "min_exit_layer and max_exit_layer to the same layer, or run this model in torch"
-            )
-        ((test, theta),) = exits.items()
-        return cls(test, config.exit_patience, config.landing_layer, theta)
-
-    def path(self, layers: int) -> list[int]:
-        """The layers that a text runs which leaps."""
-        return [*range(1, self.test + 1), *range(self.landing, layers + 1)]
 
 
 class Exporter:
@@ -114,8 +73,9 @@ class Exporter:
         leap = Leap.of(self.config)
         facts["leap.test_layer"] = str(leap.test)
         if depth == "leap":
-            return forms.fixed(bert, leap.path(bert.layers), facts)
-        return forms.with_exit(bert, leap.test, leap.patience, leap.landing, leap.theta, facts)
+            return forms.fixed(bert, leap.path, facts)
+        theta = NEVER if leap.theta is None else leap.theta
+        return forms.with_exit(bert, leap.test, leap.patience, leap.landing, theta, facts)
 
     def write(self, depth: Depth, precision: Precision, path: Path) -> None:
         """Write the file and hold a batch of random ids to torch.
