@@ -3,9 +3,9 @@
     python -m leap.publish --repository OWNER/NAME --dry_run     # everything but the login and the upload
 
 Builds the folder of the Hub from this tree (weights, tokenizer, code, the card as README.md, what
-sentence-transformers reads, ONNX graphs, evaluation entries, pictures, licence, SHA256SUMS). It refuses where
-card, README.md, config, weights and results do not speak of the same model. The login is that of
-`hf auth login` or HF_TOKEN.
+sentence-transformers reads, ONNX graphs, evaluation entries, results, licence, SHA256SUMS). It refuses where
+card, config, weights and graphs are not of the same model and exit rule. `python -m eval card --check` says
+whether the card is what results/ say. The login is that of `hf auth login` or HF_TOKEN.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from leap.arguments import OneLineParser
 from leap.errors import UsageError
 from leap.folders import write_folder
-from leap.publish.checks import check_card, check_onnx, check_readme, check_weights
+from leap.publish.checks import check_onnx, check_weights, read_card
 from leap.publish.folder import SUMS, check_required, collect, listing, write
 from leap.publish.hub import check_name, check_push, push
 
@@ -73,15 +73,14 @@ def _publish(args: argparse.Namespace) -> None:
     else:
         check_push(args.repository, "--repository")
     check_required(args.folder)
-    results, card = check_card(args.folder, args.repository)
-    check_readme(args.folder, results)
-    files = collect(args.folder, card.text, with_onnx=not args.without_onnx)
-    check_weights(args.folder, results)
+    card, measured = read_card(args.folder, args.repository)
+    files = collect(args.folder, card, with_onnx=not args.without_onnx)
+    check_weights(args.folder, measured)
     if not args.without_onnx:
         check_onnx(args.folder)
 
     with _folder(args.output) as folder:
-        released = write(Path(folder), files, {"README.md": card.text})
+        released = write(Path(folder), files, {"README.md": card})
         print(listing(released))
         if args.dry_run:
             print(f"--dry_run: nothing was sent to {args.repository}")
