@@ -105,7 +105,7 @@ def edit(path: Path, change: Edit) -> None:
 
 
 def write_required(root: Path) -> Path:
-    """Write config.json, README.md and the results that a card cannot do without into `root`; its results/."""
+    """Write config.json, README.md and the results that a card needs into `root`; gives its results/."""
     results = root / "results"
     write(root / "config.json", RULE | {"num_hidden_layers": 4, "hidden_size": 8})
     (root / "README.md").write_text(README)

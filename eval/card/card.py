@@ -49,7 +49,7 @@ def render(results: Results, readme: str | None = None) -> dict[str, str]:
         "results": results,
         "sts": results.files[STS],
         "teacher": results.files[TEACHER_STS],
-        "similarity": [(found, results.get(f"sts-{short}-test-teacher")) for short, found in similarity(results)],
+        "similarity": similarity(results),
         "retrieval": [content for _, content in results.matching("retrieval-*")],
         "sources": training_sources(results),
         "metadata": metadata(results, name).to_yaml(),

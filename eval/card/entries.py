@@ -19,10 +19,10 @@ STS_METRIC = ("semantic-similarity", "Semantic Similarity", "spearman_cosine", "
 RETRIEVAL_METRIC = ("information-retrieval", "Information Retrieval", "cosine_ndcg@10", "nDCG@10")
 
 
-def similarity(results: Results) -> list[tuple[str, Json]]:
-    """The model's results on similarity sets, by the set's short name, STS-B's first."""
+def similarity(results: Results) -> list[tuple[Json, Json | None]]:
+    """The results on similarity sets, of the model and of its teacher, STS-B's first."""
     found = sorted(results.matching("sts-*-test"), key=lambda item: item[0] != STS)
-    return [(name.removeprefix("sts-").removesuffix("-test"), content) for name, content in found]
+    return [(content, results.get(f"{name}-teacher")) for name, content in found]
 
 
 def metadata(results: Results, name: str) -> ModelCardData:
@@ -51,7 +51,7 @@ def metadata(results: Results, name: str) -> ModelCardData:
 
 def _scores(results: Results) -> Iterator[tuple[Json, tuple[str, ...], str, float]]:
     """Result, metric, setting in words and score, of everything that the YAML block lists."""
-    for _, result in similarity(results):
+    for result, _ in similarity(results):
         figures = result["figures"]
         yield result, STS_METRIC, "full depth", figures["full_depth"]["spearman"]
         yield result, STS_METRIC, "default exit rule", figures["exits"]["spearman"]

@@ -49,7 +49,8 @@ def read_card(root: Path, repository: str) -> tuple[str, dict[str, Any]]:
     for key in RULE:
         if measured.get(key) != config.get(key):
             raise UsageError(
-                f"--folder: {path} is of {key} {measured.get(key)}, config.json has {config.get(key)}: {RENDER}"
+                f"--folder: {path} is of {key} {measured.get(key)}, config.json of "
+                f"{config.get(key)}: {RENDER}"
             )
     _check_entries(root, {round(result.metric_value, 4) for result in card.data.eval_results or ()})
     return text.replace(f"OWNER/{card.data.model_name}", repository), measured

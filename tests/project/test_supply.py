@@ -4,10 +4,10 @@ import ast
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 from eval_toys import RULE, save_toy
@@ -109,7 +109,14 @@ def required(file: Path) -> Iterator[Requirement]:
 
 
 def stated(repo_root: Path, *names: str) -> set[str]:
-    return {canonicalize_name(requirement.name) for name in names for requirement in required(repo_root / name)}
+    files = [repo_root / name for name in names]
+    return {canonicalize_name(found.name) for file in files for found in required(file)}
+
+
+def project_file(repo_root: Path) -> dict[str, Any]:
+    """The content of pyproject.toml."""
+    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
+    return tomllib.loads((repo_root / "pyproject.toml").read_text())
 
 
 def test_every_import_is_a_requirement(repo_root: Path) -> None:
@@ -250,8 +257,10 @@ def test_offline_nothing_is_fetched(make_tiny_model: MakeModel, tmp_path: Path, 
 
 
 def test_the_package_has_the_bounds_of_the_requirements(repo_root: Path) -> None:
-    project = tomllib.loads((repo_root / "pyproject.toml").read_text())["project"]
-    lines = [*project["dependencies"], *(line for lines in project["optional-dependencies"].values() for line in lines)]
+    project = project_file(repo_root)["project"]
+    lines = list(project["dependencies"])
+    for extra in project["optional-dependencies"].values():
+        lines += extra
     packages = [requirement for requirement in map(Requirement, lines) if requirement.name != project["name"]]
     named: dict[str, list[Requirement]] = {}
     for file in repo_root.glob("requirements*.txt"):
@@ -274,10 +283,11 @@ def test_licences_are_listed_and_accepted(repo_root: Path) -> None:
     listed = (repo_root / "docs" / "licences.md").read_text()
     found = {canonicalize_name(name) for name in re.findall(r"^\| (\S+)", listed, re.MULTILINE)}
     assert stated(repo_root, *REQUIREMENTS) - {"pip-licenses"} <= found, "run `make licences`"
-    accepted = tomllib.loads((repo_root / "pyproject.toml").read_text())["tool"]["pip-licenses"]["allow-only"]
+    accepted = project_file(repo_root)["tool"]["pip-licenses"]["allow-only"]
     assert not [words for words in accepted.split(";") if re.search(r"(?<!L)GPL|Affero|commercial", words)]
     pytest.importorskip("piplicenses")
-    done = subprocess.run([sys.executable, "-m", "piplicenses"], cwd=repo_root, capture_output=True, text=True)
+    command = [sys.executable, "-m", "piplicenses"]
+    done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

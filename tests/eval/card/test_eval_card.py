@@ -191,7 +191,9 @@ def _set(*path: str, value: object) -> Edit:
 )
 def test_what_disagrees_is_refused(full: Path, name: str, change: Edit, complaint: str) -> None:
     edit(full / "results" / f"{name}.json", change)
-    with pytest.raises(UsageError, match=rf"{name}\.json .*{complaint}.*: make it again with `python -m eval"):
+    with pytest.raises(
+        UsageError, match=rf"{name}\.json .*{complaint}.*: make it again with `python -m eval"
+    ):
         rendered(full)
 
 
