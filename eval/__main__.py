@@ -32,9 +32,7 @@ COMMANDS = {
     "baselines": ("studies", "LEAP beside other ways to distil, in short runs on the same texts"),
     "seeds": ("studies", "a recipe trained over several seeds: mean and standard deviation"),
     "paper_l12": ("studies", "the paper's own protocol of 12 layers, beside its published figures"),
-    "card": ("card", "model_card.md from results/: a rendering, no evaluation"),
-    "reliability": ("card", "docs/reliability.md from results/: a rendering, no evaluation"),
-    "licences": ("card", "docs/licences.md from the packages installed: no evaluation"),
+    "card": ("card", "model_card.md and docs/evidence.md from results/: a rendering, no evaluation"),
 }
 
 
