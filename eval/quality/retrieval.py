@@ -11,7 +11,7 @@ import numpy as np
 import pytrec_eval
 
 from configuration_leap import ExitThreshold
-from eval.frame import OfModel
+from eval.frame import Batched, OfModel
 from eval.quality.cache import DEFAULT_CACHE, cached_embeddings, cached_paths
 from eval.report import Report
 from leap.arguments import check_writable, option, threshold
@@ -34,7 +34,7 @@ SETTINGS = {
 
 
 @dataclass(kw_only=True)
-class Options(OfModel):
+class Options(Batched, OfModel):
     """Options of this evaluation."""
 
     data: str = option("folder in BEIR's layout, a short name such as scifact, or a Hub id", "scifact")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from configuration_leap import ExitThreshold
-from eval.frame import OfModel
+from eval.frame import Batched, OfModel
 from eval.report import Report
 from leap.arguments import option, threshold
 from leap.encode.encoder import Encoder
@@ -20,7 +20,7 @@ from leap.text.sets import StsData, load_sts
 
 
 @dataclass(kw_only=True)
-class Options(OfModel):
+class Options(Batched, OfModel):
     """Options of this evaluation."""
 
     data: str = option("CSV (sentence1,sentence2,score), stsb, STS12, STS13, STS15 or a Hub id", "stsb")
