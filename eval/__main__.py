@@ -26,16 +26,13 @@ COMMANDS = {
     "corpus_cost": ("speed", "cost of embedding a corpus, how it grows, and an estimate for 10^9 texts"),
     "fuzz": ("stress", "random calls of all kinds: the right vectors or one clear error"),
     "correctness": ("stress", "fast ways to run the model beside one text at a time, on real texts"),
-    "parity": ("stress", "ONNX files beside torch: exit layers, embeddings, int8 on sentence pairs"),
     "endurance": ("stress", "an hour from several threads: memory, the same vectors, steady speed"),
     "survival": ("stress", "training and corpus encoding killed, short of disk, with damaged files"),
     "ablation": ("studies", "which terms of the objective open the exits, in short runs"),
     "baselines": ("studies", "LEAP beside other ways to distil, in short runs on the same texts"),
     "seeds": ("studies", "a recipe trained over several seeds: mean and standard deviation"),
     "paper_l12": ("studies", "the paper's own protocol of 12 layers, beside its published figures"),
-    "card": ("card", "model_card.md from results/: a rendering, no evaluation"),
-    "reliability": ("card", "docs/reliability.md from results/: a rendering, no evaluation"),
-    "licences": ("card", "docs/licences.md from the packages installed: no evaluation"),
+    "card": ("card", "model_card.md and docs/evidence.md from results/: a rendering, no evaluation"),
 }
 
 

@@ -148,6 +148,12 @@ class _OneLineParser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
         fail(message)
 
+    def read(self, argv: Sequence[str] | None) -> tuple[Any, ...]:
+        *found, rest = self.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+        if rest:
+            self.error(f"unknown arguments: {' '.join(rest)} (--help lists them)")
+        return tuple(found)
+
 
 def fail(error: object) -> NoReturn:
     """End the program with one line."""
@@ -157,12 +163,12 @@ def fail(error: object) -> NoReturn:
 def parse(description: str, argv: Sequence[str] | None = None) -> tuple[TrainOptions, ObjectiveConfig]:
     """Read and check the command line; what is wrong ends the program with one line."""
     parser = _OneLineParser((TrainOptions, ObjectiveOptions), prog="train_leap.py", description=description)
-    options, terms = parser.parse_args_into_dataclasses(argv)
+    options, terms = parser.read(argv)
     if options.preset:
         parser.set_defaults(**PRESETS[options.preset])
         if options.student:
             parser.set_defaults(student_layers=None)  # those of the preset are the teacher's
-        options, terms = parser.parse_args_into_dataclasses(argv)
+        options, terms = parser.read(argv)
     said = {name: value for name, value in asdict(terms).items() if value is not None}
     objective = replace(RECIPES[options.recipe].objective, **said)
     try:
