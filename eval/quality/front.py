@@ -252,14 +252,14 @@ def _summary(figures: dict[str, Any]) -> str:
         coin = rule["at_equal_layers"]["coin"]
         lines.append(
             f"  {name:<20}{ends_['full_depth']['mean']:>7.4f}{ends_['all_leap']['mean']:>7.4f}"
-            f"{rule['mean']:>9.4f}{rule['p99']:>7.3f}{rule['over_0.1']:>7.1%}{rule['layers']:>8.3f}"
+            f"{rule['mean']:>9.4f}{rule['p99']:>7.3f}{rule['over_10']:>7.1%}{rule['layers']:>8.3f}"
             f"{coin['mean']:>7.4f}{coin['p99']:>7.3f}{rho['s']:>8.2f}{rho['ridge']:>7.2f}"
         )
     lines.append("on the mixed set, at the layers of the default rule:")
     for name, rival in figures["sets"][MIXED]["default"]["at_equal_layers"].items():
         lines.append(
             f"  {name:<20} mean {rival['mean']:.4f}, p95 {rival['p95']:.3f}, p99 {rival['p99']:.3f}, "
-            f"over 0.1 {rival['over_0.1']:.1%}"
+            f"over 0.1 {rival['over_10']:.1%}"
         )
     for name, kind in figures["sets"][MIXED]["kinds"].items():
         lines.append(
