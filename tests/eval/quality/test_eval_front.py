@@ -162,7 +162,16 @@ def command(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> list[s
     return [
         *("front", "--model", paths["model"], "--teacher", paths["teacher"], "--data", str(data)),
         *("--student3", paths["three"], "--student4", paths["four"], "--max_texts", "60", "--held_out", "60"),
-        *("--resamples", "20", "--cache", str(tmp_path / "cache"), "--output", str(tmp_path / "front.json")),
+        *(
+            "--resamples",
+            "20",
+            "--timings",
+            "1",
+            "--cache",
+            str(tmp_path / "cache"),
+            "--output",
+            str(tmp_path / "front.json"),
+        ),
     ]
 
 
@@ -200,6 +209,9 @@ def test_the_command(command: list[str], tmp_path: Path, capsys: pytest.CaptureF
         == scores["over_own"]["full_depth"]
     )
     assert set(figures["sets"]["mixed"]["kinds"]) >= {"sentences", "passages", "queries", "code", "languages"}
+    for found in figures["time"].values():
+        assert list(found["speedup"]) == ["all_leap", "rule", "full_depth", "teacher", "student3", "student4"]
+        assert found["speedup"]["full_depth"] == 1
     printed = capsys.readouterr().out
     assert "on the mixed set, at the layers of the default rule" in printed
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
