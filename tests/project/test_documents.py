@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from versions import PAIRS
+from versions import PAIRS, TESTS
 
 # The text that the Apache Software Foundation publishes as LICENSE-2.0.txt.
 APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
@@ -85,6 +85,7 @@ def test_versions_are_those_tested(repo_root: Path) -> None:
     section = (repo_root / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## Versions")[2]
     rows = re.findall(r"^\| (\d[\d.]*) \| (\d[\d.]*) \|", section.partition("\n## ")[0], re.MULTILINE)
     assert [":".join(row) for row in rows] == list(PAIRS)
+    assert not [name for name in TESTS if not (repo_root / name).is_file()]
 
 
 def test_citation_is_of_the_newest_version(repo_root: Path) -> None:
