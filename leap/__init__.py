@@ -4,7 +4,12 @@ Nothing is imported before it is asked for: the encoder needs ONNX Runtime and n
 and no ONNX Runtime.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# ONNX Runtime looks up a host of its maker's and writes an id of the device ten seconds after its first
+# session, from 1.29 on. It reads this when it is imported, so it stands before every import of it here.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from leap.runtime import LeapEncoder

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from leap.errors import first_line
 from leap.folders import write_folder
+from leap.text.holdout import ONE_IN, held_out
 
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "text", ".parquet": "parquet"}
 CHUNK = 10_000  # texts tokenised at a time
@@ -232,7 +233,7 @@ class TokenCache(TokenRows):
         cache_dir: Path,
         streaming: bool = False,
     ) -> "TokenCache":
-        """The cache of some sources, made where `cache_dir` has none yet (whole or not at all).
+        """The cache of the texts of some sources that are not held out, made whole or not at all.
 
         Args:
             sources: the texts.
@@ -249,6 +250,7 @@ class TokenCache(TokenRows):
             [
                 [source.fingerprint() for source in sources],
                 max_length,
+                ONE_IN,
                 hashlib.sha256(vocabulary.encode()).hexdigest(),
             ]
         )
@@ -261,7 +263,7 @@ class TokenCache(TokenRows):
                 for texts in itertools.chain.from_iterable(
                     iterate_texts(source, streaming) for source in sources
                 ):
-                    yield texts
+                    yield [text for text in texts if not held_out(text)]
                     bar.update(len(texts))
 
             rows = TokenRows.tokenize(counted(), tokenizer, max_length)

@@ -15,7 +15,7 @@ from eval_toys import RULE, save_toy
 from safetensors.torch import load_file, save_file
 
 from eval.__main__ import main
-from leap.distill.arguments import parse
+from leap.distill.options import parse
 from leap.encode.encoder import encode, load_encoder
 from leap.errors import UsageError
 from modeling_leap import LeapModel
@@ -254,6 +254,6 @@ def test_pickles_are_never_loaded(
             with pytest.raises(
                 UsageError, match=rf"^{which}: cannot load .*no file named model\.safetensors"
             ):
-                load_models(parse("", arguments), torch.device("cpu"))
+                load_models(*parse("", arguments), torch.device("cpu"))
         assert demo(folder).startswith(f"demo: error: --model: cannot load {str(folder)!r}")
     assert not trap.exists()
