@@ -16,7 +16,8 @@ import numpy as np
 from leap.arguments import check_writable, positive
 from leap.errors import UsageError
 from leap.files import Written, atomic_write, checksum
-from leap.text.tokens import TextSource, draw_texts, iterate_texts
+from leap.text.reading import TextSource, iterate_texts
+from leap.text.tokens import draw_texts
 
 
 def held_out_texts(logs: list[Path], count: int, seed: int = 0) -> list[str]:
@@ -53,7 +54,7 @@ def _texts_and_draw(log: Path) -> tuple[list[str], np.ndarray]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"--logs: {str(log)!r} is no log.json of train_leap.py: {error!r}") from error
     try:
-        chunks = chain.from_iterable(iterate_texts(source, streaming=True) for source in sources)
+        chunks = chain.from_iterable(iterate_texts(source) for source in sources)
         texts = list(chain.from_iterable(chunks))
     except ValueError as error:
         raise UsageError(f"--logs: the data of {str(log)!r} are not here: {error}") from error

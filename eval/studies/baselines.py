@@ -450,10 +450,7 @@ def run(args: argparse.Namespace) -> Report:
     teacher = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
     wanted = DRAWN_FROM * args.steps * args.batch_size
     source = TextSource(args.data, exclude=tuple(args.exclude_sources), limit=wanted)
-    try:
-        cache = TokenCache.build([source], teacher.tokenizer, args.max_length, args.cache_dir.expanduser())
-    except ValueError as error:
-        raise UsageError(f"--{error}") from error  # the message begins with the name of the argument
+    cache = TokenCache.build([source], teacher.tokenizer, args.max_length, args.cache_dir.expanduser())
     partial = args.output and args.output.with_suffix(".partial.json")
     figures = {"max_length": args.max_length} | run_baselines(
         teacher,
