@@ -65,7 +65,7 @@ class OpenFile:
         if self._size == 0:
             raise FormatError("it is empty: get it again, or leave it out")
         self._stream: Any = gzip.GzipFile(fileobj=self._raw) if path.endswith(".gz") else self._raw
-        self._rows: int | None = None
+        self._rows = self._bytes = 0
 
     def rows(self, columns: Sequence[str] | None, optional: Sequence[str] = ()) -> Rows:
         """The rows, each with those of the columns that it has.
@@ -110,7 +110,10 @@ class OpenFile:
 
     def share_read(self) -> float:
         """How much of the file has been read, from 0 to 1."""
-        return self.line / self._rows if self._rows else self._raw.tell() / self._size
+        if self._rows:
+            return self.line / self._rows
+        packed = self._stream is not self._raw
+        return (self._raw.tell() if packed or not self._bytes else self._bytes) / self._size
 
     def close(self) -> None:
         """Close it."""
@@ -119,6 +122,7 @@ class OpenFile:
     def _lines(self) -> Iterator[str]:
         for raw in self._stream:
             self.line += 1
+            self._bytes += len(raw)
             text = (without_mark(raw) if self.line == 1 else raw).decode()
             if "\0" in text:
                 raise FormatError("a NUL character, so this is no UTF-8 text: convert it, or leave it out")
