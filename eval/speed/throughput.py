@@ -30,8 +30,9 @@ from leap.distill.recipes import LEAP
 from leap.distill.students import Distilled, make_student
 from leap.distill.teacher import teacher_targets
 from leap.encode.encoder import Encoder
+from leap.text.reading import TextSource
 from leap.text.sets import TextData
-from leap.text.tokens import TextSource, TokenCache
+from leap.text.tokens import TokenCache
 
 
 @dataclass(frozen=True)

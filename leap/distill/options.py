@@ -15,7 +15,7 @@ from leap.distill.objective import ObjectiveConfig
 from leap.distill.recipes import PRESETS, RECIPES
 from leap.distill.students import parse_layer_starts
 from leap.publish.hub import check_push
-from leap.text.tokens import TextSource
+from leap.text.reading import TextSource
 
 
 def _option(default: Any, text: str) -> Any:

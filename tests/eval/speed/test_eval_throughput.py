@@ -7,7 +7,8 @@ from transformers import AutoTokenizer
 
 from eval.speed.throughput import VARIANTS, measure_throughput
 from leap.encode.encoder import Encoder
-from leap.text.tokens import TextSource, TokenCache
+from leap.text.reading import TextSource
+from leap.text.tokens import TokenCache
 
 
 @pytest.mark.real_weights
