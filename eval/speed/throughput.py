@@ -50,7 +50,7 @@ VARIANTS = {
     "float32": Variant(autocast=False),
     "+ eager attention": Variant(eager=True),
     "+ length groups": Variant(eager=True, grouped=True),
-    "+ a third at full depth": Variant(eager=True, grouped=True, full_depth_every=3),
+    "+ half at full depth": Variant(eager=True, grouped=True, full_depth_every=2),
 }
 
 
