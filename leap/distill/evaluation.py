@@ -1,44 +1,44 @@
-"""How the student does while it learns: STS by layer, and when its texts would leave."""
+"""How the student does while it learns: closeness to the teacher at full depth and at its exits, and STS."""
 
-from transformers import PreTrainedTokenizerBase
+from dataclasses import replace
 
-from eval.quality.pareto import DepthScores
-from eval.quality.sts import embed_pairs
-from leap.encode.encoder import Encoder
-from leap.encode.exits import exit_layers
+import numpy as np
+
+from leap.encode.encoder import Encoder, encode
+from leap.encode.exits import row_cosines
+from leap.encode.metrics import error_statistics, spearman
+from leap.encode.paths import encode_paths
 from leap.text.sets import StsData
 from modeling_leap import LeapModel
 
-MAX_LENGTH = 128  # tokens of a sentence
-THETAS = (0.90, 0.95)
 
-
-def evaluate_student(
-    student: LeapModel, tokenizer: PreTrainedTokenizerBase, sts: StsData
-) -> tuple[dict[str, float], str]:
-    """STS Spearman after every layer and with exits, and the mean exit layer, at a few thresholds.
+class Evaluation:
+    """The sentences of an STS set with the teacher's embeddings of them.
 
     Args:
-        student: any depth; left in the mode it was in.
-        tokenizer: its tokenizer.
+        teacher: the teacher, with its tokenizer and the length of texts.
         sts: sentence pairs with scores.
-
-    Returns:
-        Figures by name, for a tracker, and the same in a line, for a reader.
     """
-    encoder = Encoder("student", student, tokenizer, MAX_LENGTH)
-    patience = student.config.exit_patience
-    scores = DepthScores(embed_pairs(encoder, sts), sts.scores, patience)
-    static = [cut["spearman"] for cut in scores.static]
-    flat = {f"sts/layer_{i}": round(value, 4) for i, value in enumerate(static, start=1)}
-    line = "STS by layer " + " ".join(f"{value:.4f}" for value in static)
-    if len(static) <= patience:
-        return flat, line
-    for theta in THETAS:
-        point = scores.measure(theta, patience + 1)
-        left = exit_layers(scores.cosines, theta, patience + 1)
-        shares = " ".join(f"{(left == layer).mean():.0%}" for layer in range(1, len(static) + 1))
-        value, depth = point["spearman"], point["mean_exit_layer"]
-        flat |= {f"sts/theta_{theta}": round(value, 4), f"mean_exit_layer/theta_{theta}": round(depth, 3)}
-        line += f" | theta {theta}: {value:.4f} at {depth:.2f} [{shares}]"
-    return flat, line
+
+    def __init__(self, teacher: Encoder, sts: StsData) -> None:
+        self.teacher, self.sts = teacher, sts
+        self.texts = [*sts.first, *sts.second]
+        self.targets = encode(teacher, self.texts, exit_threshold=None).embeddings
+
+    def __call__(self, student: LeapModel) -> dict[str, float]:
+        """Figures by name: errors 1 - cos to the teacher, Spearman, and what s tells of the error of an exit.
+
+        Args:
+            student: of any depth; left in the mode it was in.
+        """
+        paths = encode_paths(replace(self.teacher, name="student", model=student), self.texts)
+        figures: dict[str, float] = {}
+        for name, embeddings in {"full": paths.full, "exits": paths.leap}.items():
+            errors = error_statistics(1 - row_cosines(embeddings, self.targets))
+            figures |= {f"error/{name}": errors["mean"], f"error_p95/{name}": errors["p95"]}
+            pairs = row_cosines(*np.split(embeddings, 2))
+            figures[f"spearman/{name}"] = float(spearman(pairs, self.sts.scores))
+        if len(paths.layers):
+            closeness = row_cosines(paths.leap, self.targets)
+            figures["signal/rank_correlation"] = float(spearman(paths.cosines[:, 0], closeness))
+        return {name: round(float(np.nan_to_num(value)), 5) for name, value in figures.items()}

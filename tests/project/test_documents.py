@@ -3,13 +3,11 @@
 import hashlib
 import importlib.util
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from versions import PAIRS
+from versions import PAIRS, TESTS
 
 # The text that the Apache Software Foundation publishes as LICENSE-2.0.txt.
 APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
@@ -23,7 +21,7 @@ def examples(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "model_card.md", "eval/card/card_template.md", "leap/distill/release.py"]
+    "name", ["README.md", "model_card.md", "eval/card/templates/card.md", "leap/distill/release.py"]
 )
 def test_every_example_pins_the_code_it_runs(repo_root: Path, name: str) -> None:
     calls = [call for example in examples(repo_root / name) for call in LOADING.findall(example)]
@@ -33,11 +31,11 @@ def test_every_example_pins_the_code_it_runs(repo_root: Path, name: str) -> None
 
 
 @pytest.mark.real_weights
-@pytest.mark.parametrize("library", ["transformers", "sentence_transformers", "runtime"])
-def test_examples_of_the_readme_run(repo_root: Path, library: str) -> None:
+@pytest.mark.parametrize("library", ["transformers", "sentence_transformers", "leap"])
+def test_examples_of_the_readme_run(repo_root: Path, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if not importlib.util.find_spec(library):
         pytest.skip(f"no {library}")
-    if library == "runtime" and not (repo_root / "onnx").is_dir():
+    if library == "leap" and not (repo_root / "onnx").is_dir():
         pytest.skip("no graphs: python -m leap.runtime export --model . --output onnx/")
     (example,) = [
         found
@@ -49,20 +47,49 @@ def test_examples_of_the_readme_run(repo_root: Path, library: str) -> None:
     )
     assert found == 1
     assert len(example.splitlines()) <= 8
-    done = subprocess.run([sys.executable, "-c", here], cwd=repo_root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(repo_root)
+    exec(compile(here, "README.md", "exec"), {"__name__": "readme"})
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_into_the_tree_lead_somewhere(repo_root: Path, name: str) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", (repo_root / name).read_text(encoding="utf-8")):
-        assert (repo_root / target).exists(), target
+# Pages that other branches bring: take them out of here when they are merged.
+PENDING = {"docs/serving.md", "docs/corpora.md"}
+
+
+def pages(repo_root: Path) -> list[Path]:
+    """All pages for readers."""
+    return [*repo_root.glob("*.md"), *(repo_root / "docs").glob("*.md")]
+
+
+def test_links_into_the_tree_lead_somewhere(repo_root: Path) -> None:
+    assert len(pages(repo_root)) > 8
+    for page in pages(repo_root):
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            path = (page.parent / target).resolve()
+            pending = path.relative_to(repo_root).as_posix() in PENDING
+            assert path.exists() or pending, f"{page.name}: {target}"
+
+
+def test_anchors_lead_to_headings(repo_root: Path) -> None:
+    for page in pages(repo_root):
+        text = page.read_text(encoding="utf-8")
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", text):
+            there = (page.parent / target).read_text(encoding="utf-8") if target else text
+            lines = re.findall(r"^#+ (.*)$", there, re.MULTILINE)
+            headings = {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
+            assert anchor in headings, f"{page.name}: {target}#{anchor}"
 
 
 def test_versions_are_those_tested(repo_root: Path) -> None:
-    section = (repo_root / "README.md").read_text(encoding="utf-8").partition("\n## Versions")[2]
+    section = (repo_root / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## Versions")[2]
     rows = re.findall(r"^\| (\d[\d.]*) \| (\d[\d.]*) \|", section.partition("\n## ")[0], re.MULTILINE)
     assert [":".join(row) for row in rows] == list(PAIRS)
+    assert not [name for name in TESTS if not (repo_root / name).is_file()]
+
+
+def test_make_help_lists_every_target(repo_root: Path) -> None:
+    text = (repo_root / "Makefile").read_text()
+    (targets,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    assert set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE)) == set(targets.split())
 
 
 def test_citation_is_of_the_newest_version(repo_root: Path) -> None:
