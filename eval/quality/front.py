@@ -184,6 +184,7 @@ def run(options: Options) -> Report:
         how = {"rounds": options.timings, "batch_size": options.batch_size, "seed": options.seed}
         figures["time"] = measure_time(bench.encoders, default, mixed.texts, **how)
     data = TextData(", ".join(names), checksum(sorted(names.items())))
+    figures = rounded(figures)
     return Report(figures, _summary(figures), bench.encoders, data, options.seed)
 
 

@@ -23,7 +23,7 @@ LONG = [" ".join(eval_toys.WORDS[i % 20 :][:8]) for i in range(40)]
 RULE = {"exit_threshold": "config"}
 
 
-FORMS = [eval_toys.RULE, {"exit_threshold": 0.35, "landing_layer": 5, "min_exit_layer": 1}]
+FORMS = [eval_toys.RULE, {"exit_threshold": 0.56, "landing_layer": 5, "min_exit_layer": 1}]
 
 
 @pytest.fixture(params=FORMS, ids=["paper", "landing"])
