@@ -3,13 +3,10 @@
 import importlib
 import sys
 from collections.abc import Sequence
-from types import ModuleType
-from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
 from eval.frame import evaluate
-from leap.arguments import OneLineParser
 from leap.errors import NothingQualifiesError, UsageError
 from leap.files import write_json
 
@@ -57,9 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prog = f"python -m eval {name}"
     transformers_logging.disable_progress_bar()  # of loading the weights, which is over before it is read
     try:
-        report, options = (
-            evaluate(name, module, rest) if hasattr(module, "Options") else _run(prog, module, rest)
-        )
+        report, options = evaluate(name, module, rest)
     except UsageError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
@@ -67,18 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{prog}: {error}", file=sys.stderr)
         return 1
     print(report.summary)
-    if options.output:
-        write_json(options.output, report.to_json(argv))
-        print(f"written to {options.output}")
+    output = getattr(options, "output", None)  # a rendering has none
+    if output:
+        write_json(output, report.to_json(argv))
+        print(f"written to {output}")
     return 0
-
-
-def _run(prog: str, module: ModuleType, argv: Sequence[str]) -> tuple[Any, Any]:
-    """An evaluation that has no dataclass of options yet; see `eval.frame.evaluate`."""
-    parser = OneLineParser(prog=prog, description=module.__doc__.splitlines()[0])
-    module.add_arguments(parser)
-    args = parser.parse_args(argv)
-    return module.run(args), args
 
 
 if __name__ == "__main__":

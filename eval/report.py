@@ -74,6 +74,15 @@ class Report:
         }
 
 
+def rounded(figures: Any) -> Any:
+    """Figures, however nested, with floats of five decimals, for files of thousands of them."""
+    if isinstance(figures, dict):
+        return {key: rounded(value) for key, value in figures.items()}
+    if isinstance(figures, list):
+        return [rounded(value) for value in figures]
+    return round(figures, 5) if isinstance(figures, float) else figures
+
+
 def _commit() -> str | None:
     """The commit of this tree, "+" after it when files that git follows differ; None outside of git."""
     try:

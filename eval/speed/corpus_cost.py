@@ -5,7 +5,6 @@ python -m eval corpus_cost --model . --data texts/sentences-00.jsonl.gz --output
 encode_corpus.py is run as its users run it, in one process, at each size; sizes beyond the data repeat it.
 """
 
-import argparse
 import itertools
 import json
 import math
@@ -15,13 +14,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from leap.corpus.store import MANIFEST
 
+from eval.frame import Options as Common
 from eval.report import Report
-from leap.arguments import check_writable, numbers, positive
+from leap.arguments import check_at_least, option
 from leap.encode.encoder import load_encoder
 from leap.errors import UsageError, first_line
 from leap.files import checksum
@@ -183,30 +184,34 @@ def summary(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this evaluation."""
-    add = parser.add_argument
-    add("--model", default=".", help="as for encode_corpus.py (default: this folder)")
-    add("--data", required=True, help="texts, as for train_leap.py")
-    add("--sizes", type=numbers(int), default=list(SIZES), help="numbers of texts (default: 10000,100000)")
-    add("--full", action="store_true", help="10^6 texts too")
-    add("--threads", type=positive, default=os.cpu_count(), help="of the process (default: %(default)s)")
-    add("--output", type=Path, help="JSON file to write; its folder is made (default: none)")
+@dataclass(kw_only=True)
+class Options(Common):
+    """Options of this evaluation."""
+
+    model: str = option("as for encode_corpus.py", ".")
+    data: str = option("texts, as for train_leap.py")
+    sizes: list[int] = option("numbers of texts", list(SIZES))
+    full: bool = option("10^6 texts too", False)
+    threads: int = option("threads of the process", os.cpu_count())
+
+    def __post_init__(self) -> None:
+        """See `eval.frame.Options`."""
+        super().__post_init__()
+        check_at_least(self, 1, "threads")
+        if min(self.sizes) < 1:
+            raise UsageError(f"--sizes: {min(self.sizes)} is no number of texts: give some of at least 1")
 
 
-def run(args: argparse.Namespace) -> Report:
+def run(options: Options) -> Report:
     """Run it as the command does."""
-    check_writable("--output", args.output)
-    sizes = sorted({*args.sizes, *([FULL] if args.full else [])})
-    if sizes[0] < 1:
-        raise UsageError(f"--sizes: {sizes[0]} is no number of texts: give some of at least 1")
-    encoder = load_encoder(args.model, device="cpu")
+    sizes = sorted({*options.sizes, *([FULL] if options.full else [])})
+    encoder = load_encoder(options.model, device="cpu")
     try:
-        chunks = iterate_texts(TextSource(args.data, limit=sizes[-1]), streaming=True)
+        chunks = iterate_texts(TextSource(options.data, limit=sizes[-1]), streaming=True)
         texts = [text for chunk in chunks for text in chunk]
     except ValueError as error:
         raise UsageError(f"--{first_line(error)}") from error
-    figures = measure_cost(args.model, texts, sizes, args.threads)
+    figures = measure_cost(options.model, texts, sizes, options.threads)
     figures["different_texts"] = len(texts)
-    data = TextData(Path(args.data).name, checksum(texts))
+    data = TextData(Path(options.data).name, checksum(texts))
     return Report(figures, summary(figures), {"model": encoder}, data)

@@ -6,7 +6,6 @@ With a tiny random model, one process and thread, float32. A run is killed with 
 again; what it ends with is compared, bit for bit, with what an unbroken run does.
 """
 
-import argparse
 import gzip
 import hashlib
 import json
@@ -21,9 +20,10 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from eval.frame import Options as Common
 from eval.report import Report
 from eval.stress.lives import Life, live, small_disk, warm_up
-from leap.arguments import check_writable, positive
+from leap.arguments import check_at_least, option
 from leap.corpus import read_vectors
 from leap.encode.encoder import Encoder, load_encoder
 from leap.errors import UsageError
@@ -264,11 +264,11 @@ def broken_data(work: Path, steps: int, names: Iterable[str] = BROKEN) -> list[d
         file = work / "broken" / name
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(contents[name])
-        for program, option in ((training(work, steps), "--data"), (encoding(work, 1), "--input")):
+        for program, argument in ((training(work, steps), "--data"), (encoding(work, 1), "--input")):
             folder = work / "broken" / f"{program.name}-{name}"
             known = program.arguments
-            program.arguments = lambda out, known=known, option=option, file=file: [
-                *known(out), option, str(file)
+            program.arguments = lambda out, known=known, argument=argument, file=file: [
+                *known(out), argument, str(file)
             ]  # fmt: skip
             life = program.live(folder)
             made = [*folder.glob("checkpoints/step-*"), *folder.glob("model*")]
@@ -362,23 +362,29 @@ def summary(figures: dict[str, Any]) -> str:
     return "\n".join([*lines, f"nothing lost: {figures['nothing_lost']}"])
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this evaluation."""
-    add = parser.add_argument
-    add("--kills", type=positive, default=20, help="of training, and as many of encoding (%(default)s)")
-    add("--steps", type=positive, default=400, help="of a training run (default: %(default)s)")
-    add("--rows", type=positive, default=4000, help="of the corpus (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
-    add("--output", type=Path, help="JSON file to write; its folder is made (default: none)")
+@dataclass(kw_only=True)
+class Options(Common):
+    """Options of this evaluation."""
+
+    kills: int = option("kills of training, and as many of encoding", 20)
+    steps: int = option("steps of a training run", 400)
+    rows: int = option("rows of the corpus", 4000)
+    seed: int = option("of the moments", 0)
+
+    def __post_init__(self) -> None:
+        """See `eval.frame.Options`."""
+        super().__post_init__()
+        check_at_least(self, 1, "kills", "steps", "rows")
 
 
-def run(args: argparse.Namespace) -> Report:
+def run(options: Options) -> Report:
     """Run it as the command does."""
-    check_writable("--output", args.output)
     with tempfile.TemporaryDirectory(prefix="leap-survival-") as name:
         work = Path(name)
-        figures = measure_survival(work, kills=args.kills, steps=args.steps, rows=args.rows, seed=args.seed)
+        figures = measure_survival(
+            work, kills=options.kills, steps=options.steps, rows=options.rows, seed=options.seed
+        )
         encoder: Encoder = load_encoder(str(work / "model"), device="cpu")
         data = TextData("random words", checksum((work / "texts.jsonl").read_text().splitlines()))
     encoder = Encoder("tiny random model", encoder.model, encoder.tokenizer, encoder.max_length)
-    return Report(figures, summary(figures), {"model": encoder}, data, seed=args.seed)
+    return Report(figures, summary(figures), {"model": encoder}, data, seed=options.seed)
