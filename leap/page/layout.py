@@ -90,7 +90,7 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
                 )
                 first = gr.Slider(
                     lowest,
-                    highest,
+                    max(highest, lowest + 1),  # Gradio makes no slider of one value, not even a hidden one
                     value=own.first_layer,
                     step=1,
                     label="l_min",
@@ -104,9 +104,9 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
                 with gr.Column(visible=False, elem_id="results") as results:
                     summary = gr.Markdown(elem_id="summary")
                     table = gr.Dataframe(
-                        headers=["", "text", "tokens", "s", "skips", "layers run", "cosine to full depth"],
-                        datatype=["number", "str", "number", "str", "str", "number", "str"],
-                        column_widths=["7%", "33%", "13%", "12%", "10%", "11%", "14%"],
+                        headers=["", "text", "s", "skips", "layers", "cosine to full depth"],
+                        datatype=["number", "str", "str", "str", "number", "str"],
+                        column_widths=["8%", "36%", "13%", "13%", "14%", "16%"],
                         interactive=False,
                         wrap=True,
                         max_height=560,
@@ -188,7 +188,6 @@ class Handlers:
                 [
                     row + 1,
                     shorten(text),
-                    f"{found.tokens[row]} (cut)" if found.cut[row] else int(found.tokens[row]),
                     f"{found.cosines[row]:.3f}" if found.tested_at[row] else "-",
                     "yes" if found.skips[row] else "no",
                     int(found.layers_run[row]),
