@@ -46,12 +46,13 @@ test-versions: ## the model code with the oldest and the newest torch and transf
 	$(PYTHON) tests/versions.py
 
 # An environment apart: langchain-huggingface holds huggingface_hub below a major version that is out.
-$(VENV)-integrations/.done: requirements.txt requirements-app.txt requirements-integrations.txt
+$(VENV)-integrations/.done: requirements.txt requirements-app.txt requirements-runtime.txt requirements-integrations.txt
 	$(PYTHON) -m venv $(VENV)-integrations
 	$(VENV)-integrations/bin/python -m pip install --quiet --requirement requirements-integrations.txt
+	! command -v npm >/dev/null || npm install --silent --ignore-scripts --prefix $(VENV)-integrations @huggingface/transformers@4
 	touch $@
 
-test-integrations: $(VENV)-integrations/.done ## LEAP in mteb, LangChain, LlamaIndex, Chroma, fastembed; the page in Chromium
+test-integrations: $(VENV)-integrations/.done ## LEAP in other libraries and transformers.js; the page in Chromium
 	HF_HUB_OFFLINE=1 $(VENV)-integrations/bin/python -m pytest -m "integrations and not slow" \
 		tests/project/test_integrations.py tests/eval/quality/test_eval_mteb_model.py tests/leap/page/test_page_browser.py
 

@@ -1,152 +1,164 @@
-"""Embed a corpus into a folder of vectors, over any number of processes and machines.
+"""Embed a corpus into a folder of vectors.
 
-accelerate launch encode_corpus.py --input docs.jsonl --output vectors/
-accelerate launch encode_corpus.py --input 'docs/*.jsonl.gz' --text_columns title text --output vectors/
-ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 encode_corpus.py --input docs.txt --output vectors/
+python encode_corpus.py --input docs.jsonl --output vectors/
+python encode_corpus.py --input 'docs/*.jsonl.gz' --text_columns title text --output vectors/ --resume
+python encode_corpus.py --input s3://bucket/docs --output /shared/vectors --ray auto
 
-Shard n holds the rows n * shard_size and on; process p of P makes the shards p, p + P, ... All read the whole
-input, which is much faster than encoding it. With several machines the folder is one that all of them see.
+One process reads, encodes and writes part after part; with --ray the same encoder runs as actors of Ray Data.
 """
 
-import argparse
 import time
-from collections.abc import Iterator
-from dataclasses import replace
-from datetime import timedelta
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import count, islice
+from pathlib import Path
+from typing import Literal
 
-from accelerate import Accelerator, PartialState
-from accelerate.utils import InitProcessGroupKwargs
+import numpy as np
+from tqdm.auto import tqdm
+from transformers import HfArgumentParser
 
-from configuration_leap import check_int
-from leap.corpus.arguments import parse
-from leap.corpus.encoding import CorpusEncoder, one_ahead
-from leap.corpus.progress import Progress
-from leap.corpus.source import Corpus, Shard
-from leap.corpus.store import VectorStore
-from leap.encode.encoder import load_encoder
+from leap.arguments import OneLineParser
+from leap.corpus import parts
+from leap.corpus.documents import Documents
+from leap.corpus.encoder import Encoded, TextEncoder
+from leap.encode.encoder import find_model
 from leap.errors import UsageError
-from leap.text.tokens import TokenRows
+from leap.text.reading import Progress
 
-STARTED = time.perf_counter()
-FORMAT = 1  # of the folder; another number where what is written for the same arguments has changed
-
-
-def load_model(args: argparse.Namespace, accelerator: Accelerator) -> CorpusEncoder:
-    """The model on its device, with the exit rule asked for.
-
-    Raises:
-        UsageError: it cannot be loaded, or an argument is out of its range.
-    """
-    encoder = load_encoder(args.model, device=str(accelerator.device), revision=args.revision)
-    theta, first, _ = encoder.exit_rule(args.exit_threshold, args.min_exit_layer)
-    longest = encoder.model.config.max_position_embeddings
-    try:
-        layers = check_int("--max_layers", args.max_layers or encoder.depth, 1, encoder.depth)
-        length = check_int("--max_length", args.max_length or encoder.max_length, 3, longest)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    call = {"exit_threshold": theta, "min_exit_layer": first, "max_layers": layers}
-    encoder = replace(encoder, max_length=length)
-    return CorpusEncoder(encoder, args.batch_size, args.normalize, accelerator.autocast, call)
+BATCHES = 64  # that are sorted by length together
+NOT_IN_VECTORS = ("model", "revision", "device", "batch_size", "threads")  # nor in their bits but by rounding
 
 
-def run_identity(
-    args: argparse.Namespace, model: CorpusEncoder, corpus: Corpus, precision: str
-) -> dict[str, Any]:
-    """What the vectors depend on, as JSON values.
+@dataclass
+class Options:
+    """The command line; what a field of `TextEncoder` is called is passed on to it."""
 
-    Without what changes them by rounding at most: batch size, device, number of processes and threads. So a
-    run that ran out of memory can go on in smaller batches.
-    """
-    config = model.encoder.model.config
-    return {
-        "format": FORMAT,
-        **model.call,
-        "exit_patience": config.exit_patience,
-        "max_length": model.encoder.max_length,
-        "hidden_size": config.hidden_size,
-        "model_sha256": model.encoder.fingerprint(),
-        "mixed_precision": precision,
-        "normalize": args.normalize,
-        "dtype": args.dtype,
-        "shard_size": args.shard_size,
-        "input": corpus.identity(),
-    }
+    input: list[str] = field(
+        metadata={"help": "files, folders, globs, addresses such as s3://bucket/docs, data sets on the Hub"}
+    )
+    output: Path = field(metadata={"help": "folder of the vectors; with --ray one that all machines see"})
+    split: str = field(default="train", metadata={"help": "of a data set on the Hub; SUBSET/SPLIT"})
+    text_columns: list[str] = field(
+        default_factory=lambda: ["text"], metadata={"help": "columns that make up a text, joined by a blank"}
+    )
+    id_column: str | None = field(default=None, metadata={"help": "None: _id if any, else row numbers"})
+    model: str = field(default=".", metadata={"help": "folder, Hub id, or package:NAME"})
+    revision: str | None = field(default=None, metadata={"help": "of a model on the Hub; None: its newest"})
+    runtime: Literal["auto", "onnx", "torch"] = field(
+        default="auto",
+        metadata={"help": "auto: torch on a GPU, else onnx where the model has it"},
+    )
+    device: str | None = field(default=None, metadata={"help": "torch's name of one; None: a GPU if any"})
+    exit_threshold: str = field(default="config", metadata={"help": "theta, none for full depth, or config"})
+    min_exit_layer: int | None = field(default=None, metadata={"help": "l_min; None: the model's own"})
+    max_layers: int | None = field(default=None, metadata={"help": "the last layer run; None: all"})
+    max_length: int | None = field(default=None, metadata={"help": "tokens of a text; None: the model's own"})
+    batch_size: int = field(default=64, metadata={"help": "texts a forward pass"})
+    mixed_precision: Literal["no", "bf16", "fp16"] = field(default="no", metadata={"help": "of torch"})
+    dtype: Literal["float32", "float16"] = field(default="float32", metadata={"help": "of the vectors"})
+    normalize: bool = field(default=False, metadata={"help": "make the vectors of unit length"})
+    part_size: int = field(default=50_000, metadata={"help": "rows a file: what a kill can cost"})
+    resume: bool = field(default=False, metadata={"help": "go on with the run in --output, or begin it"})
+    ray: str | None = field(default=None, metadata={"help": "address of a Ray cluster, or auto, or local"})
+    ray_workers: int | None = field(default=None, metadata={"help": "encoders there; None: as has room"})
+
+    def encoder(self) -> TextEncoder:
+        """The encoder asked for."""
+        names = {each.name for each in fields(TextEncoder)} & {each.name for each in fields(self)}
+        theta = {"config": "config", "none": None}.get(self.exit_threshold, self.exit_threshold)
+        try:
+            theta = float(theta) if theta not in ("config", None) else theta
+        except ValueError:
+            raise UsageError(f"--exit_threshold must be a number, none or config, got {theta!r}") from None
+        return replace(TextEncoder(**{name: getattr(self, name) for name in names}), exit_threshold=theta)
 
 
-def encode(args: argparse.Namespace) -> str:
+class _Parser(HfArgumentParser):
+    error = OneLineParser.error
+
+
+def parse(argv: Sequence[str] | None = None) -> Options:
+    """Read the command line; what is wrong ends the program with one line."""
+    parser = _Parser(Options, prog="encode_corpus.py", description=__doc__.splitlines()[0])
+    options, unknown = parser.parse_args_into_dataclasses(
+        argv, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    for name, value in vars(options).items():
+        if type(value) is int and value < 1:
+            parser.error(f"--{name} must be at least 1, got {value}")
+    return options
+
+
+def encode(options: Options) -> str:
     """The recipe; what to say at the end.
 
     Raises:
         UsageError: model, input, arguments and output folder do not go together.
     """
-    # 1. Processes. The one wait is at the end, for whichever is slowest: no limit of minutes.
-    accelerator = Accelerator(
-        mixed_precision=args.mixed_precision,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=30))],
-    )
-    process, processes = accelerator.process_index, accelerator.num_processes
+    documents = Documents.find(options.input, options.split, options.text_columns, options.id_column)
+    documents.refuse_output(options.output)
+    asked = options.encoder()
+    encoder = asked.resolved()
+    # A wrong model or argument is said before any work; the GPUs of a cluster need not be here.
+    replace(encoder, device="cpu" if options.ray else encoder.device)([])
 
-    # 2. Input, model, and the folder: begun by the first process, joined by the others.
-    corpus = Corpus(args.input, args.text_columns, args.id_column, args.shard_size, args.split)
-    corpus.sources()
-    with accelerator.main_process_first():
-        model = load_model(args, accelerator)
-        store = VectorStore(args.output, run_identity(args, model, corpus, accelerator.mixed_precision))
-        if accelerator.is_main_process:
-            store.begin(args.resume)
-        else:
-            store.join()
-    finished = store.finished()
-    if finished is not None:
-        return f"nothing to do: {args.output} holds all {finished['rows']} vectors"
+    identity = {name: value for name, value in asdict(encoder).items() if name not in NOT_IN_VECTORS}
+    identity |= {
+        "model_sha256": encoder.model_sha256(),
+        "dtype": options.dtype,
+        "part_size": options.part_size,
+    }
+    identity |= {"ray": options.ray is not None, "input": documents.identity()}
+    if parts.begin(options.output, identity, options.resume):
+        return f"nothing to do: {options.output} holds all vectors"
+    since = time.perf_counter()
+    if options.ray:
+        from leap.corpus.cluster import encode_on_ray
 
-    # 3. This process's share.
-    done = store.done(lambda index: index % processes == process)
-
-    def prepared() -> Iterator[tuple[Shard, TokenRows]]:
-        for shard in corpus.shards(lambda index: index % processes == process and index not in done):
-            progress.add("read", shard.seconds)
-            with progress.stage("tokenise"):
-                tokens = model.tokenize(shard.texts)
-            yield shard, tokens
-
-    rows = corpus.estimate_rows() if accelerator.is_main_process else None
-    share = None if rows is None else rows // processes
-    with Progress(share, args.shard_size * len(done), processes, accelerator.is_main_process) as progress:
-        progress.add("start", time.perf_counter() - STARTED)
-
-        # 4. The loop: while a shard is encoded, the next one is read and tokenised.
-        waiting = time.perf_counter()
-        for shard, tokens in one_ahead(prepared()):
-            progress.add("wait for input", time.perf_counter() - waiting)
-            with progress.stage("encode"):
-                encoding = model.encode(tokens, progress.batch)
-            with progress.stage("write"):
-                store.write(shard, encoding, args.dtype)
-            waiting = time.perf_counter()
-        progress.add("wait for input", time.perf_counter() - waiting)
-    last_run = {"processes": processes, "batch_size": args.batch_size, **progress.figures()}
-
-    # 5. All there?
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        made = store.finish(corpus.rows, last_run)
-        return f"{made['rows']} vectors in {args.output}, mean exit layer {made['mean_exit_layer']:.2f}"
-    return ""
+        if not Path(find_model(asked.model)).is_dir():
+            encoder = replace(asked, runtime=encoder.runtime)  # every machine fetches it from the Hub
+        encode_on_ray(documents, encoder, options)
+    else:
+        encode_here(documents, encoder, options)
+    made = parts.finish(options.output, identity, round(time.perf_counter() - since, 1))
+    return f"{made['rows']} vectors in {options.output}, {made['mean_layers_run']:.2f} layers a text"
 
 
-def main() -> None:
-    """Everything from the command line to the last shard."""
-    args = parse(__doc__.splitlines()[0])
+def encode_here(documents: Documents, encoder: TextEncoder, options: Options) -> None:
+    """Read, encode and write part after part; those that are there are read past."""
+    done, progress = parts.done_parts(options.output), Progress()
+    rows, step = documents.rows(progress), BATCHES * options.batch_size
+    texts = layers = 0
+    # Its speed is that of the whole run: the last texts may be longer or shorter than the others.
+    with tqdm(initial=sum(done.values()), unit=" texts", smoothing=0) as bar:
+        for number in count():
+            part = list(islice(rows, options.part_size))
+            if not part:
+                break
+            if number in done:
+                continue
+            encoded = []
+            for start in range(0, len(part), step):
+                found = encoder([text for _, text in part[start : start + step]])
+                encoded.append(found)
+                texts, layers = texts + len(found.layers_run), layers + int(found.layers_run.sum())
+                bar.total = round(progress.rows / progress.share) if progress.share else None
+                bar.set_postfix({"layers": f"{layers / texts:.2f}"}, refresh=False)
+                bar.update(len(found.layers_run))
+            whole = Encoded(*map(np.concatenate, zip(*encoded, strict=True)))
+            table = parts.as_table([key for key, _ in part], whole, options.dtype)
+            parts.write_part(options.output, number, table)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Everything from the command line to the last part."""
     try:
-        said = encode(args)
+        print(encode(parse(argv)))
     except UsageError as error:
         raise SystemExit(f"encode_corpus.py: error: {error}") from error
-    if said:
-        print(said)
-    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from leap.encode.exits import FloatArray, row_cosines, unit_vectors
 from leap.encode.metrics import spearman
 from leap.errors import UsageError
 from leap.files import write_json
+from leap.text.formats import file_format
 from leap.text.pairs import Pairs, load_pairs
 from leap.text.sets import TextData, load_sts
 
@@ -65,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data",
         required=True,
-        help="pairs to train on: .csv, .jsonl, or a set such as stsb, its train split",
+        help="pairs to train on: csv, json, jsonl, parquet (.gz too), or a set such as stsb, its train split",
     )
     parser.add_argument(
         "--validation",
@@ -103,14 +104,13 @@ def load_data(args: argparse.Namespace) -> tuple[Pairs, Pairs]:
     """
 
     def load(source: str, split: str, argument: str) -> Pairs:
-        if Path(source).suffix in (".csv", ".jsonl"):
+        if file_format(source):
             return load_pairs(Path(source), argument)
-        found = load_sts(source, split)
+        found = load_sts(source, split, argument)
         return Pairs(found.name, found.first, found.second, found.scores)
 
-    is_file = Path(args.data).suffix in (".csv", ".jsonl")
     train = load(args.data, "train", "--data")
-    if args.validation or not is_file:
+    if args.validation or not file_format(args.data):
         validation = load(args.validation or args.data, "validation", "--validation")
     else:
         train, validation = train.split(0.1, args.seed)

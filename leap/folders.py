@@ -2,49 +2,81 @@
 
 import os
 import shutil
+import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from safetensors import SafetensorError
 
 from leap.errors import UsageError, first_line
 
 
 @contextmanager
-def write_folder(target: Path) -> Iterator[Path]:
+def write_folder(target: Path, *, keep: bool = False) -> Iterator[Path]:
     """A folder to write into that takes the place of `target` when the block ends without an error.
 
-    What stood at `target` before stays until then. A killed process leaves a `.partial` folder, which the
-    next writer of the same target clears away.
+    What stood at `target` before stays until then. Every writer has a folder of its own, so several may write
+    one target at a time. A killed one leaves that behind; the next writer on the machine clears it away.
+
+    Args:
+        target: where to.
+        keep: where another writer was first, leave what it made: for a cache, in which both are the same.
 
     Raises:
         UsageError: the disk is full, or takes the files not for another reason; nothing new is left of them.
     """
     target = Path(target)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    mine = f".{target.name}.{socket.gethostname()}."
+    partial = None
     try:
-        partial.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clear_away(target, mine)
+        partial = Path(tempfile.mkdtemp(".partial", f"{mine}{os.getpid()}.", target.parent))
+        partial.chmod(0o755)  # mkdtemp lets only its owner in
         yield partial
         for path in [*partial.rglob("*"), partial]:
             _sync(path)
-        replaced = target.with_name(f".{target.name}.replaced")
-        shutil.rmtree(replaced, ignore_errors=True)
-        if target.exists():
-            target.rename(replaced)
-        partial.rename(target)
+        _take_place(partial, target, keep)
+        _sync(target.parent)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise UsageError(
             f"cannot write {str(target)!r} ({first_line(error)}): make room there and start again; what was "
             "there before is whole"
         ) from error
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    _sync(target.parent)
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _take_place(partial: Path, target: Path, keep: bool) -> None:
+    replaced = partial.with_suffix(".replaced")
+    while True:
+        try:
+            partial.rename(target)
+            break
+        except OSError:  # something is there, or it cannot be written
+            if not target.exists():
+                raise
+        if keep:
+            break
+        try:
+            target.rename(replaced)
+        except FileNotFoundError:
+            continue  # another writer moved it away just now
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _clear_away(target: Path, mine: str) -> None:
+    """Remove what killed processes of this machine left; what they had moved away only if it was replaced."""
+    for path in target.parent.iterdir():
+        process, _, rest = path.name.removeprefix(mine).partition(".")
+        if not path.name.startswith(mine) or not process.isdigit() or psutil.pid_exists(int(process)):
+            continue
+        if rest.endswith(".partial") or (rest.endswith(".replaced") and target.exists()):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def reserve(file: Path) -> None:

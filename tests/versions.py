@@ -23,6 +23,8 @@ PAIRS = ("4.57.1:2.4.1", "4.57.6:2.13.0", "5.24.0:2.13.0")  # CONTRIBUTING.md st
 TESTS = (
     "tests/model/test_configuration.py",
     "tests/model/test_modeling.py",
+    "tests/model/test_exits.py",
+    "tests/model/test_drop_in.py",
     "tests/model/test_batch_invariance.py",
     "tests/model/test_loading.py",
     "tests/leap/publish/test_hub_loading.py",

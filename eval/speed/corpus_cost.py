@@ -18,14 +18,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from leap.corpus.store import MANIFEST
+
 from eval.report import Report
 from leap.arguments import check_writable, numbers, positive
-from leap.corpus.store import MANIFEST
 from leap.encode.encoder import load_encoder
 from leap.errors import UsageError, first_line
 from leap.files import checksum
+from leap.text.reading import TextSource, iterate_texts
 from leap.text.sets import TextData
-from leap.text.tokens import TextSource, iterate_texts
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (10_000, 100_000)

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets.exceptions import DatasetsError
 from tqdm import tqdm
 
 from eval.quality.oracle import TIE_BAND, TOLERANCE
@@ -28,10 +27,10 @@ from eval.speed.timing import tokenize
 from leap.arguments import add_common_arguments, check_writable, numbers, positive
 from leap.encode.encoder import Encoder, Encoding, encode, load_encoder
 from leap.encode.exits import FloatArray, row_cosines, theta_text
-from leap.errors import UsageError, first_line
+from leap.errors import UsageError
 from leap.files import checksum
+from leap.text.reading import TextSource, iterate_texts
 from leap.text.samples import Texts
-from leap.text.tokens import TextSource, iterate_texts
 
 WINDOW = 1024  # texts of like lengths among which batches are drawn: much company, little padding
 SEED = 0
@@ -161,11 +160,7 @@ def load_texts(sources: Sequence[str], count: int) -> Texts:
     share = -(-count // len(sources))
     texts: list[str] = []
     for source in sources:
-        try:
-            chunks = iterate_texts(TextSource(source, limit=share), streaming=True)
-            texts += [text for chunk in chunks for text in chunk]
-        except (ValueError, OSError, DatasetsError) as error:
-            raise UsageError(f"--data: cannot read {source!r}: {first_line(error)}") from error
+        texts += [text for chunk in iterate_texts(TextSource(source, limit=share)) for text in chunk]
     if len(texts) < count:
         raise UsageError(f"--data: holds {len(texts)} texts of {count}: give more, or lower --texts")
     names = "+".join(Path(source).name for source in sources)

@@ -73,7 +73,7 @@ def live(
     program: str,
     arguments: Sequence[str],
     log: Path,
-    total: int,
+    total: int | str,
     half_written: Callable[[], set[Path]],
     kill_after: float | None = None,
     while_writing: bool = False,
@@ -84,7 +84,7 @@ def live(
         program: the module whose `main` it is.
         arguments: of its command line.
         log: file that gets what it prints.
-        total: what its progress bar counts to.
+        total: what its progress bar counts to, or a pattern of it.
         half_written: the files and folders on the disk that are being written, or were when a life ended.
         kill_after: seconds after which it is killed with SIGKILL; None: not at all.
         while_writing: kill it when it next writes a file, from then on.

@@ -49,14 +49,14 @@ class Program:
     Attributes:
         name: of its module.
         arguments: of a run into a folder.
-        total: what its progress bar counts to.
+        total: what its progress bar counts to, or a pattern of it.
         half_written: the files or folders in that folder that are being written, or were at a kill.
         digest: sha256 of what a finished run has left there.
     """
 
     name: str
     arguments: Callable[[Path], list[str]]
-    total: int
+    total: int | str
     half_written: Callable[[Path], set[Path]]
     digest: Callable[[Path], str]
 
@@ -118,10 +118,11 @@ def encoding(work: Path, rows: int) -> Program:
 
     def arguments(folder: Path) -> list[str]:
         said = ["--model", work / "model", "--input", work / "texts.jsonl", "--output", folder]
-        said += ["--shard_size", 40, "--batch_size", 8]
+        said += ["--part_size", 40, "--batch_size", 8]
         return [str(argument) for argument in said]
 
-    return Program("encode_corpus", arguments, rows, lambda folder: set(folder.glob(".shard-*.tmp")), digest)
+    total = r"\d+(?= \[[^]]*texts/s)"  # an estimate, which comes closer as the input is read
+    return Program("encode_corpus", arguments, total, lambda folder: set(folder.glob(".part-*.tmp")), digest)
 
 
 def make_inputs(work: Path, rows: int) -> None:

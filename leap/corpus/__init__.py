@@ -1,5 +1,6 @@
-"""What only encode_corpus.py needs: its input in shards, their embeddings, and the folder of vectors."""
+"""What encode_corpus.py is made of: documents, an encoder that travels, the folder of vectors, Ray."""
 
-from leap.corpus.store import Vectors, read_vectors
+from leap.corpus.encoder import Encoded, TextEncoder
+from leap.corpus.parts import Vectors, read_vectors
 
-__all__ = ["Vectors", "read_vectors"]
+__all__ = ["Encoded", "TextEncoder", "Vectors", "read_vectors"]

@@ -1,7 +1,6 @@
 """What a run is: its options, and the content of everything it was given."""
 
 import hashlib
-import json
 from dataclasses import asdict
 
 import numpy as np
@@ -10,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from leap.distill.objective import ObjectiveConfig
 from leap.distill.options import TrainOptions
-from leap.text.tokens import TokenRows
+from leap.text.tokens import TokenRows, tokenizer_sha256
 
 
 def run_identity(
@@ -44,7 +43,7 @@ def run_identity(
         "texts_sha256": _digest(rows.ids, rows.offsets, texts),
         "teacher_sha256": weights_digest(teacher),
         "student_sha256": weights_digest(student),
-        "tokenizer_sha256": tokenizer_digest(tokenizer),
+        "tokenizer_sha256": tokenizer_sha256(tokenizer),
     }
 
 
@@ -55,14 +54,6 @@ def weights_digest(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy())
     return digest.hexdigest()
-
-
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256, in hex, of all that a tokenizer does but for cutting and padding, which are the call's."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    for setting in ("truncation", "padding"):
-        state.pop(setting, None)
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(*arrays: np.ndarray) -> str:

@@ -1,20 +1,18 @@
-"""Pairs of texts to fine-tune on, from a CSV or JSONL file."""
+"""Pairs of texts to fine-tune on, from a file."""
 
-import csv
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from leap.encode.exits import FloatArray
 from leap.errors import UsageError
 from leap.files import checksum
+from leap.text.reading import read_files
 from leap.text.sets import STS_COLUMNS
 
 PAIR_COLUMNS = ("anchor", "positive")
+UNUSED = ("score", "label", "negative")  # beside those: a pair that belongs together has none
 
 
 @dataclass(frozen=True)
@@ -58,49 +56,33 @@ def load_pairs(path: Path, argument: str = "--data") -> Pairs:
     """Load pairs: the columns sentence1, sentence2, score, or else anchor, positive.
 
     Args:
-        path: a .csv or .jsonl file.
+        path: a file, in any format that `leap.text.formats` reads.
         argument: the option to name in an error.
 
     Raises:
         UsageError: there is no such file, or a row is not of that form.
     """
-    if not path.is_file():
-        raise UsageError(f"{argument}: there is no file {str(path)!r}: check the path")
-    rows = list(_rows(path, argument))
-    scored = bool(rows) and STS_COLUMNS[0] in rows[0]
-    columns = STS_COLUMNS if scored else PAIR_COLUMNS
-    table = []
-    for number, row in enumerate(rows, start=1):
-        try:
-            first, second = (_text(row[column]) for column in columns[:2])
-            table.append((first, second, float(row[columns[2]]) if scored else 0.0))
-        except (KeyError, TypeError, ValueError) as error:
-            wanted = "sentence1, sentence2 and a number as score, or anchor and positive"
-            raise UsageError(
-                f"{argument}: row {number} of {path.name!r} needs {wanted}; got {row}"
-            ) from error
-    if len(table) < 2:
-        raise UsageError(f"{argument}: {path.name!r} holds {len(table)} pairs: give at least 2")
-    firsts, seconds, scores = zip(*table, strict=True)
-    return Pairs(path.stem, list(firsts), list(seconds), np.array(scores) if scored else None)
-
-
-def _rows(path: Path, argument: str) -> Iterator[dict[str, Any]]:
-    if path.suffix == ".csv":
-        with path.open(encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets begin with a mark
-            yield from csv.DictReader(file)
-    elif path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UsageError(f"{argument}: line {number} of {path.name!r} is no JSON") from error
-    else:
-        raise UsageError(f"{argument}: {path.name!r} must end in .csv or .jsonl")
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("no text")
-    return value
+    first, second, scores = [], [], []
+    columns: tuple[str, ...] | None = None
+    for row in read_files([str(path)], None, argument=argument):
+        if columns is None:
+            columns = STS_COLUMNS if STS_COLUMNS[0] in row.values else PAIR_COLUMNS
+        unused = [name for name in row.values if columns is PAIR_COLUMNS and name.startswith(UNUSED)]
+        if unused:
+            raise row.refuse(
+                f"column {unused[0]!r} is not used beside anchor and positive: take it out, or give "
+                "sentence1, sentence2 and score"
+            )
+        missing = [name for name in columns if name not in row.values]
+        if missing:
+            raise row.refuse(
+                f"no column {missing[0]!r}: give sentence1, sentence2 and score, or anchor and positive"
+            )
+        first.append(row.text(columns[0], required=True))
+        second.append(row.text(columns[1], required=True))
+        if columns is STS_COLUMNS:
+            scores.append(row.number_of("score"))
+    if len(first) < 2:
+        raise UsageError(f"{argument}: {path.name!r} holds {len(first)} pairs: give at least 2")
+    name = Path(path.name.removesuffix(".gz")).stem
+    return Pairs(name, first, second, np.array(scores) if scores else None)

@@ -3,14 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets.exceptions import DatasetsError
-
-from leap.errors import UsageError, first_line
+from leap.errors import UsageError
 from leap.files import checksum
+from leap.text.formats import file_format
+from leap.text.reading import TextSource, iterate_texts
 from leap.text.sets import StsData, TextData, load_sts
-from leap.text.tokens import TextSource, iterate_texts
-
-TEXT_ENDINGS = (".txt", ".json", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -36,19 +33,13 @@ def load_texts_or_pairs(source: str, split: str = "test", limit: int | None = No
     Raises:
         UsageError: there is no such data, it is not of that form, or it holds less than two texts.
     """
-    path = Path(source)
-    if Path(source.removesuffix(".gz")).suffix not in TEXT_ENDINGS:
+    if file_format(source) in (None, ".csv"):
         return load_sts(source, split)
-    if not path.is_file():
-        raise UsageError(f"--data: there is no file {source!r}: check the path")
-    try:
-        chunks = iterate_texts(TextSource(source, limit=limit), streaming=True)  # leaves no copy on the disk
-        texts = [text for chunk in chunks for text in chunk]
-    except (ValueError, OSError, DatasetsError) as error:
-        raise UsageError(f"--data: cannot read {source!r}: {first_line(error)}") from error
+    chunks = iterate_texts(TextSource(source, limit=limit))
+    texts = [text for chunk in chunks for text in chunk]
     if len(texts) < 2:
         raise UsageError(f"--data: {source!r} holds {len(texts)} texts: give at least 2")
-    return Texts(path.name, checksum(texts), texts)
+    return Texts(Path(source).name, checksum(texts), texts)
 
 
 def texts_of(data: StsData | Texts) -> list[str]:

@@ -10,22 +10,19 @@ and is taken from the Hub when it is not there.
 """
 
 import csv
-import gzip
-import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from datasets import load_dataset
-from datasets.exceptions import DatasetNotFoundError
-from huggingface_hub.errors import HfHubHTTPError
 
 from leap.encode.exits import FloatArray
-from leap.errors import UsageError, first_line
+from leap.errors import UsageError
 from leap.files import checksum
+from leap.text.formats import file_format
+from leap.text.reading import TextSource, read_files
+from leap.text.rows import Row
 
 STS_ON_HUB = {
     "stsb": "mteb/stsbenchmark-sts",
@@ -91,41 +88,32 @@ class RetrievalData:
     corpus_sha256: str
 
 
-def load_sts(source: str, split: str = "test") -> StsData:
-    """Load sentence pairs from a CSV file, a short name or a Hub id.
+def load_sts(source: str, split: str = "test", argument: str = "--data") -> StsData:
+    """Load sentence pairs from a file, a short name or a Hub id.
 
     Args:
-        source: path of a CSV with the columns sentence1, sentence2, score; or a short name; or a Hub id.
-        split: which split of a set that has several; a CSV given by its path has none.
+        source: a file with the columns sentence1, sentence2, score; or a short name; or a Hub id.
+        split: which split of a set that has several; a file given by its path has none.
+        argument: the option to name in an error.
 
     Raises:
         UsageError: there is no such set, or its content is not of that form.
     """
-    local = Path(source)
-    if local.suffix == ".csv":
-        if not local.is_file():
-            raise UsageError(f"--data: there is no file {source!r}: check the path")
-        return _sts(local.stem, _csv_rows(local))
-    root = _data_root()
-    for folder in (root / source, root / "sts" / source) if root else ():
-        if (folder / f"{split}.csv").is_file():
-            return _sts(f"{source}/{split}", _csv_rows(folder / f"{split}.csv"))
-    return _sts(f"{source}/{split}", _hub_rows(STS_ON_HUB.get(source, source), split=split))
-
-
-def _sts(name: str, rows: Iterable[dict[str, Any]]) -> StsData:
-    table: list[tuple[str, str, float]] = []
-    for number, row in enumerate(rows, start=1):
-        first, second, score = (row.get(column) for column in STS_COLUMNS)
-        try:
-            if first is None or second is None:
-                raise ValueError("a missing sentence")
-            table.append((first, second, float(score)))  # type: ignore[arg-type]
-        except (TypeError, ValueError) as error:
-            wanted = "sentence1, sentence2 and a number as score"
-            raise UsageError(f"--data: row {number} of {name!r} needs {wanted}; got {row}") from error
+    root, name = _data_root(), f"{source}/{split}"
+    folders = [root / source, root / "sts" / source] if root else []
+    local = next((path for folder in folders if (path := folder / f"{split}.csv").is_file()), None)
+    if file_format(source):
+        local, name = Path(source), Path(source.removesuffix(".gz")).stem
+    if local is not None:
+        rows = read_files([str(local)], STS_COLUMNS, argument=argument)
+    else:
+        rows = _hub_rows(STS_ON_HUB.get(source, source), split, STS_COLUMNS, argument)
+    table = [
+        (row.text("sentence1", required=True), row.text("sentence2", required=True), row.number_of("score"))
+        for row in rows
+    ]
     if len(table) < 2:
-        raise UsageError(f"--data: {name!r} holds {len(table)} pairs: a correlation takes at least 2")
+        raise UsageError(f"{argument}: {name!r} holds {len(table)} pairs: a correlation takes at least 2")
     first, second, scores = zip(*table, strict=True)
     return StsData(name, list(first), list(second), np.array(scores), checksum(table))
 
@@ -141,37 +129,40 @@ def load_retrieval(source: str, split: str = "test") -> RetrievalData:
     Raises:
         UsageError: there is no such set, or its content is not of that form.
     """
-    root = _data_root()
+    root, name = _data_root(), f"{source}/{split}"
     folders = [Path(source)] + ([root / "beir" / source] if root else [])
     folder = next((folder for folder in folders if folder.is_dir()), None)
+    texts, judged = ("_id", "text"), ("query-id", "corpus-id", "score")
     if folder:
         name = f"{folder.name}/{split}"
-        corpus, queries = _json_rows(folder, "corpus"), _json_rows(folder, "queries")
-        judgements: Iterable[dict[str, Any]] = _tsv_rows(folder / "qrels" / f"{split}.tsv")
+        qrels = folder / "qrels" / f"{split}.tsv"
+        if not qrels.is_file():
+            raise UsageError(f"--split: there is no file {str(qrels)!r}: give a split that has judgements")
+        corpus = read_files([_json_file(folder, "corpus")], texts, ("title",))
+        queries = read_files([_json_file(folder, "queries")], texts)
+        judgements = read_files([str(qrels)], judged, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
-        name = f"{source}/{split}"
         hub = source if "/" in source else f"BeIR/{source}"
-        corpus = _hub_rows(hub, "corpus", split="corpus")
-        queries = _hub_rows(hub, "queries", split="queries")
-        judgements = _hub_rows(f"{hub}-qrels", split=split)
-    try:
-        return _retrieval(name, corpus, queries, judgements)
-    except KeyError as error:
-        raise UsageError(f"--data: {name!r} lacks {error}: it needs the columns of BEIR's files") from error
+        corpus = _hub_rows(hub, "corpus/corpus", texts, optional=("title",))
+        queries = _hub_rows(hub, "queries/queries", texts)
+        judgements = _hub_rows(f"{hub}-qrels", split, judged)
+    return _retrieval(name, corpus, queries, judgements)
 
 
 def _retrieval(
-    name: str,
-    corpus: Iterable[dict[str, Any]],
-    queries: Iterable[dict[str, Any]],
-    judgements: Iterable[dict[str, Any]],
+    name: str, corpus: Iterable[Row], queries: Iterable[Row], judgements: Iterable[Row]
 ) -> RetrievalData:
     qrels: Qrels = {}
     for row in judgements:
-        qrels.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row["score"])
-    documents = {str(row["_id"]): _document_text(row) for row in corpus}
-    texts = {str(row["_id"]): row["text"] for row in queries}
-    missing = [query for query in qrels if query not in texts]
+        gains, document = qrels.setdefault(row.id("query-id"), {}), row.id("corpus-id")
+        gain = row.number_of("score")
+        if gain != int(gain):
+            raise row.refuse(f"column 'score' needs a whole number, got {gain:g}")
+        if gains.setdefault(document, int(gain)) != gain:
+            raise row.refuse(f"document {document!r} is judged a second time, otherwise: keep one of the two")
+    documents = _by_id(corpus)
+    texts = _by_id(queries)
+    missing = [query for query in qrels if not texts.get(query)]
     if missing:
         raise UsageError(f"--data: {name!r} judges query {missing[0]!r} but has no text for it: mend the set")
     if not documents or not qrels:
@@ -183,9 +174,18 @@ def _retrieval(
     return RetrievalData(name, documents, texts, qrels, sha256, corpus_sha256)
 
 
-def _document_text(row: dict[str, Any]) -> str:
-    """BEIR's way: title, a space, text; stripped, since either may be empty."""
-    return f"{row.get('title') or ''} {row['text']}".strip()
+def _by_id(rows: Iterable[Row]) -> dict[str, str]:
+    """Ids and texts, with the title before the text as BEIR has it: a space between, blanks around cut off.
+
+    Queries have no title, and are taken as they stand.
+    """
+    found: dict[str, str] = {}
+    for row in rows:
+        key, title, text = row.id("_id"), row.text("title"), row.text("text")
+        if key in found:
+            raise row.refuse(f"a second _id {key!r}: keep one of the two")
+        found[key] = f"{title} {text}".strip() if "title" in row.values else text
+    return found
 
 
 def _data_root() -> Path | None:
@@ -198,34 +198,18 @@ def _data_root() -> Path | None:
     return Path(value)
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets begin with a mark
-        yield from csv.DictReader(file)
-
-
-def _tsv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        raise UsageError(f"--split: there is no file {str(path)!r}: give a split that has judgements")
-    with path.open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-def _json_rows(folder: Path, name: str) -> Iterator[dict[str, Any]]:
-    packed, plain = folder / f"{name}.jsonl.gz", folder / f"{name}.jsonl"
-    if packed.is_file():
-        file = gzip.open(packed, "rt", encoding="utf-8")
-    elif plain.is_file():
-        file = plain.open(encoding="utf-8")
-    else:
+def _json_file(folder: Path, name: str) -> str:
+    found = next((p for end in (".jsonl.gz", ".jsonl") if (p := folder / f"{name}{end}").is_file()), None)
+    if found is None:
         raise UsageError(f"--data: {str(folder)!r} has no {name}.jsonl(.gz): give a folder in BEIR's layout")
-    with file:
-        for line in file:
-            yield json.loads(line)
+    return str(found)
 
 
-def _hub_rows(repository: str, config: str | None = None, *, split: str) -> Iterator[dict[str, Any]]:
-    try:
-        rows = load_dataset(repository, config, split=split)
-    except (DatasetNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        raise UsageError(f"--data: cannot load {repository!r}: {first_line(error)}") from error
-    yield from rows
+def _hub_rows(
+    repository: str,
+    split: str,
+    columns: tuple[str, ...],
+    argument: str = "--data",
+    optional: tuple[str, ...] = (),
+) -> Iterable[Row]:
+    return TextSource(repository, split, argument=argument).rows(columns, optional, streaming=False)

@@ -55,12 +55,12 @@ def test_killed_encoding_loses_and_doubles_no_row(work: Path, tmp_path: Path) ->
     figures = killed_and_resumed(program, tmp_path, whole, digest, kills=3, seed=1)
     assert figures["all_same_bits"]
     assert len(figures["lives"]) == 3
-    (tmp_path / "whole" / "shard-00000003.parquet").write_bytes(
-        (tmp_path / "whole" / "shard-00000002.parquet").read_bytes()
+    (tmp_path / "whole" / "part-00000003.parquet").write_bytes(
+        (tmp_path / "whole" / "part-00000002.parquet").read_bytes()
     )
     with pytest.raises(UsageError, match="rows are lost or doubled"):
         program.digest(tmp_path / "whole")
-    assert "shard-00000003.parquet is broken" in program.finish(tmp_path / "whole").log
+    assert "part-00000003.parquet is broken" in program.finish(tmp_path / "whole").log
     assert program.digest(tmp_path / "whole") == digest
 
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from leap.distill.release import write_model
-from leap.errors import UsageError
 from leap.text.pairs import load_pairs
 from modeling_leap import LeapModel
 
@@ -58,34 +57,6 @@ def program(repo_root: Path) -> Iterator[ModuleType]:
     spec.loader.exec_module(module)
     yield module
     sys.path[:] = path
-
-
-def test_pairs_of_both_kinds(scored: Path, together: Path) -> None:
-    with_scores, without = load_pairs(scored), load_pairs(together)
-    assert (len(with_scores), len(without)) == (24, 24)
-    assert with_scores.scores[:2].tolist() == [4.8, 3.0]
-    assert without.scores is None
-    assert without.second[0] == with_scores.second[0] == "the cat sat on a mat"
-    train, held_out = with_scores.split(0.25, seed=1)
-    assert (len(train), len(held_out)) == (18, 6)
-    assert train.sha256 != with_scores.sha256
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("a.csv", "anchor,positive\nx,\ny,z\n", "row 1 of 'a.csv' needs"),
-        ("a.csv", "sentence1,sentence2,score\nx,y,high\n", "row 1 of 'a.csv' needs"),
-        ("a.csv", "left,right\nx,y\n", "row 1 of 'a.csv' needs"),
-        ("a.csv", "anchor,positive\nx,y\n", "holds 1 pairs"),
-        ("a.jsonl", '{"anchor": "x", "positive": "y"}\n{"anch', "line 2 of 'a.jsonl' is no JSON"),
-        ("a.tsv", "x\ty\n", "must end in .csv or .jsonl"),
-    ],
-)
-def test_one_line_for_what_is_no_pair(tmp_path: Path, name: str, content: str, said: str) -> None:
-    (tmp_path / name).write_text(content)
-    with pytest.raises(UsageError, match=said):
-        load_pairs(tmp_path / name)
 
 
 def test_the_loss_is_the_tasks_plus_the_exit_term(model: Path) -> None:

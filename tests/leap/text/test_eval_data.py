@@ -48,20 +48,26 @@ def test_the_hubs_pairs_have_the_checksum_of_the_local_ones(
         asked.append((*args, options))
         return datasets.Dataset.from_dict(rows)
 
-    monkeypatch.setattr("leap.text.sets.load_dataset", hub)
+    monkeypatch.setattr("leap.text.hub.load_dataset", hub)
     remote = load_sts("stsb", "test")
     local = load_sts(str(eval_toys.write_pairs(tmp_path / "pairs.csv")))
-    assert asked == [("mteb/stsbenchmark-sts", None, {"split": "test"})]
+    assert asked == [("mteb/stsbenchmark-sts", None, {"split": "test", "streaming": False, "revision": None})]
     assert remote.sha256 == local.sha256
 
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("sentence1,score\na,1\nb,2\n", "row 1 of 'bad' needs sentence1, sentence2 and a number"),
-        ("sentence1,sentence2,score\na,b,1\nb,c,high\n", "row 2 .* got .*high"),
+        ("sentence1,score\na,1\nb,2\n", "bad.csv', line 1: no column 'sentence2'; it has 'sentence1'"),
+        (
+            "sentence1,sentence2,score\na,b,1\nb,c,high\n",
+            "line 3: column 'score' needs a .* number, got 'high'",
+        ),
         ("sentence1,sentence2,score\na,b,1\n", "holds 1 pairs"),
-        ("", "holds 0 pairs"),
+        ("sentence1,sentence2,score\na,b,1\nb,c,nan\n", "line 3: .* finite number, got 'nan'"),
+        ("sentence1,sentence2,score\na,b,1\nb, ,2\n", "line 3: column 'sentence2' holds no text"),
+        ("sentence1,sentence2,score\na,b,1\nb,c, d,2\n", "line 3: 4 fields under a header of 3"),
+        ("", "bad.csv': it is empty"),
     ],
 )
 def test_a_wrong_csv_is_refused_in_one_line(tmp_path: Path, content: str, complaint: str) -> None:
@@ -75,9 +81,9 @@ def test_a_wrong_csv_is_refused_in_one_line(tmp_path: Path, content: str, compla
 def test_a_missing_csv_a_missing_root_and_a_missing_hub_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_root: None
 ) -> None:
-    with pytest.raises(UsageError, match=r"^--data: there is no file"):
+    with pytest.raises(UsageError, match=r"^--data: .*none.csv': cannot be opened \(No such file"):
         load_sts(str(tmp_path / "none.csv"))
-    with pytest.raises(UsageError, match=r"^--data: cannot load 'mteb/stsbenchmark-sts'"):
+    with pytest.raises(UsageError, match=r"^--data: cannot read 'mteb/stsbenchmark-sts' from the Hub"):
         load_sts("stsb")  # the tests are offline
     monkeypatch.setenv("LEAP_DATA", str(tmp_path / "none"))
     with pytest.raises(UsageError, match="LEAP_DATA: there is no folder"):
@@ -129,7 +135,7 @@ def test_beir_from_the_hub_has_the_checksum_of_the_folder(
         local = str(tmp_path / "hub" / name.removeprefix("BeIR/"))
         return datasets.load_dataset(local, *args, cache_dir=str(tmp_path / "cache"), **options)
 
-    monkeypatch.setattr("leap.text.sets.load_dataset", hub)
+    monkeypatch.setattr("leap.text.hub.load_dataset", hub)
     remote = load_retrieval("scifact")
     assert remote.name == "scifact/test"
     assert remote.sha256 == load_retrieval(str(eval_toys.write_beir(tmp_path / "toy"))).sha256
@@ -147,5 +153,46 @@ def test_a_folder_that_is_not_beirs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="judges query 'nobody' but has no text"):
         load_retrieval(str(folder))
     (folder / "qrels" / "test.tsv").write_text("query-id\tdocument\tscore\nq1\td1\t1\n")
-    with pytest.raises(UsageError, match="lacks 'corpus-id': it needs the columns"):
+    with pytest.raises(UsageError, match=r"test.tsv', line 1: no column 'corpus-id'; it has 'query-id'"):
+        load_retrieval(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "said"),
+    [
+        ("corpus", '{"_id": "d1", "text": "again"}', r"corpus.jsonl', line 5: a second _id 'd1'"),
+        ("queries", '{"_id": "q1", "text": "again"}', r"queries.jsonl', line 4: a second _id 'q1'"),
+        ("corpus", '{"_id": null, "text": "x"}', r"line 5: column '_id' holds no id"),
+        ("corpus", '{"_id": "d9", "text": 5}', r"line 5: column 'text' holds a number, no text"),
+        ("corpus", '{"_id": "d9", "te', r"line 5: no JSON"),
+        ("qrels/test", "q1\td2\t0.5", r"test.tsv', line 5: column 'score' needs a whole number, got 0.5"),
+        ("qrels/test", "q1\td2\tnan", r"line 5: column 'score' needs a finite number"),
+        ("qrels/test", "q1\td2\t0", r"line 5: document 'd2' is judged a second time, otherwise"),
+        ("qrels/test", "q1\td2", r"line 5: 2 fields under a header of 3"),
+    ],
+)
+def test_what_beir_files_would_lose_is_named(tmp_path: Path, name: str, line: str, said: str) -> None:
+    folder = eval_toys.write_beir(tmp_path / "toy")
+    for packed in list(folder.glob("*.gz")):
+        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+        packed.unlink()
+    (path,) = folder.glob(f"{name}.*")
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(UsageError, match=said) as error:
+        load_retrieval(str(folder))
+    assert "\n" not in str(error.value)
+
+
+def test_beir_nulls_and_whole_gains(tmp_path: Path) -> None:
+    folder = eval_toys.write_beir(tmp_path / "toy")
+    documents = [*eval_toys.CORPUS, {"_id": "007", "title": "a title", "text": None}, {"_id": 7, "text": ""}]
+    lines = "".join(json.dumps(row) + "\n" for row in documents)
+    (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\t007\t1.0\nq1\t7\t2\n")
+    data = load_retrieval(str(folder))
+    assert (data.documents["007"], data.documents["7"]) == ("a title", "")
+    assert data.qrels == {"q1": {"007": 1, "7": 2}}
+    lines = json.dumps({"_id": "q1", "text": None})
+    (folder / "queries.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    with pytest.raises(UsageError, match="judges query 'q1' but has no text"):
         load_retrieval(str(folder))

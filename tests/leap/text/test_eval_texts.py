@@ -33,10 +33,10 @@ def test_pairs_give_all_first_sentences_and_then_all_second_ones(tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("nowhere.txt", None, "there is no file"),
+        ("nowhere.txt", None, "cannot be opened|holds no"),
         ("one.txt", "a cat\n", "holds 1 texts: give at least 2"),
-        ("other.jsonl", '{"title": "a"}\n{"title": "b"}\n', "no column 'text'; the data has title"),
-        ("broken.jsonl", '{"text": "a"\n', "cannot read"),
+        ("other.jsonl", '{"title": "a"}\n{"title": "b"}\n', "no column 'text'; it has 'title'"),
+        ("broken.jsonl", '{"text": "a"\n', "line 1: no JSON"),
     ],
 )
 def test_what_cannot_be_read(tmp_path: Path, name: str, content: str | None, complaint: str) -> None:

@@ -3,12 +3,14 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from leap.text.tokens import TextSource, TokenCache, batch_loader, draw_texts, length_grouped_batches
+from leap.text.reading import TextSource
+from leap.text.tokens import TokenCache, TokenRows, draw_texts
 
 TEXTS = ["a first text", "and a second, longer one", "third"]
 
@@ -57,16 +59,16 @@ def test_columns_excluded_sources_limit_and_several(
     assert len(TokenCache.build([both], tokenizer, 16, tmp_path / "cache")) == 6
     limited = TextSource(str(tmp_path), limit=1)
     assert len(TokenCache.build([limited, both], tokenizer, 16, tmp_path / "cache")) == 7
-    with pytest.raises(ValueError, match="text_columns: no column 'nothing'"):
+    with pytest.raises(ValueError, match=r"--data: .*: no column 'nothing'; it has 'text', 'source'"):
         TokenCache.build(
             [TextSource(str(tmp_path), text_columns=("nothing",))], tokenizer, 16, tmp_path / "cache"
         )
 
 
 def test_no_file_is_said_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="data: "):
+    with pytest.raises(ValueError, match=r"^--data: "):
         TextSource(str(tmp_path)).files()
-    with pytest.raises(ValueError, match="data: "):
+    with pytest.raises(ValueError, match=r"^--data: "):
         TextSource("./nowhere/*.csv").files()
     assert TextSource("owner/texts").files() == []
 
@@ -81,7 +83,7 @@ def test_a_file_that_breaks_off_is_named(
         path.parent.mkdir()
         write(path.parent, name)
     torn.write_bytes(torn.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=f"data: cannot read '{torn}' .*breaks off") as error:
+    with pytest.raises(ValueError, match=f"^--data: '{torn}'.*(breaks off|no JSON)") as error:
         source = TextSource(str(tmp_path / "*" / name))
         TokenCache.build([source], tokenizer, 16, tmp_path / "cache", streaming)
     assert "\n" not in str(error.value)
@@ -91,7 +93,7 @@ def test_a_file_that_breaks_off_is_named(
 def test_files_of_several_kinds_are_refused(tmp_path: Path) -> None:
     for name in ("t.jsonl", "t.txt"):
         write(tmp_path, name)
-    with pytest.raises(ValueError, match=r"several kinds \(json, text\)"):
+    with pytest.raises(ValueError, match=r"several formats, such as '.*t\.jsonl' and '.*t\.txt'"):
         TextSource(str(tmp_path)).files()
 
 
@@ -104,34 +106,44 @@ def test_cache_is_reused_and_follows_its_inputs(tmp_path: Path, tokenizer: PreTr
     assert len(TokenCache.build([source], tokenizer, 16, tmp_path / "cache")) == 1
 
 
-def test_batches_are_padded_and_carry_their_targets(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    cache = TokenCache.build([TextSource(str(write(tmp_path, "t.txt")))], tokenizer, 16, tmp_path / "cache")
-    targets = np.arange(4, dtype=np.float16).reshape(2, 2)
-    (batch,) = batch_loader(cache, np.array([1, 2]), [np.array([1, 0])], pad_id=0, targets=targets)
-    expected = tokenizer([TEXTS[2], TEXTS[1]], padding=True, return_tensors="pt")
-    assert batch["input_ids"].equal(expected["input_ids"])
-    assert batch["attention_mask"].equal(expected["attention_mask"])
-    assert batch["teacher"].tolist() == [[2.0, 3.0], [0.0, 1.0]]
-    assert cache.batch(np.array([0]), 0, multiple=8)["input_ids"].shape == (1, 8)
-
-
-def test_length_grouped_batches() -> None:
-    lengths = np.random.default_rng(0).integers(3, 100, size=1003)
-    alone = length_grouped_batches(lengths, 8, seed=1, epoch=0)
-    assert len(alone) == 125
-    assert len(set(np.concatenate(alone).tolist())) == 1000
-    assert np.mean([np.ptp(lengths[batch]) for batch in alone]) < 5  # at random it would be about 75
-    again = length_grouped_batches(lengths, 8, seed=1, epoch=0)
-    assert all(np.array_equal(a, b) for a, b in zip(alone, again, strict=True))
-    assert not np.array_equal(alone, length_grouped_batches(lengths, 8, seed=1, epoch=1))
-    parts = [length_grouped_batches(lengths, 8, 1, 0, processes=2, process=process) for process in (0, 1)]
-    assert len(parts[0]) == len(parts[1]) == 62
-    assert len(set(np.concatenate(parts[0] + parts[1]).tolist())) == 992
-
-
 def test_draw_texts(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     cache = TokenCache.build([TextSource(str(write(tmp_path, "t.txt")))], tokenizer, 16, tmp_path / "cache")
     assert draw_texts(cache, None, 0).tolist() == draw_texts(cache, 9, 0).tolist() == [0, 1, 2]
     assert len(draw_texts(cache, 2, 0)) == 2
+
+
+def test_the_cache_is_of_the_whole_tokenizer_and_not_of_its_last_call(
+    tmp_path: Path, teacher_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    source = TextSource(str(write(tmp_path, "t.jsonl")))
+    first = TokenCache.build([source], tokenizer, 16, tmp_path / "cache").folder
+    tokenizer(["a", "b c"], padding=True, truncation=True, max_length=5)  # it remembers these
+    assert TokenCache.build([source], tokenizer, 16, tmp_path / "cache").folder == first
+    changed = []
+    for _ in range(3):
+        changed.append(AutoTokenizer.from_pretrained(teacher_path))
+    changed[0].backend_tokenizer.normalizer.lowercase = False  # the vocabulary is the same
+    changed[1].truncation_side = "left"
+    changed[2].add_tokens(["second,"])
+    folders = {TokenCache.build([source], other, 16, tmp_path / "cache").folder for other in changed}
+    assert len(folders | {first}) == 4
+
+
+def test_a_second_writer_of_a_cache_takes_what_is_there(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = TextSource(str(write(tmp_path, "t.jsonl")))
+    tokenize = TokenRows.tokenize
+    made = []
+
+    def slowly(*args: Any) -> TokenRows:
+        if not made:  # another process makes the same cache meanwhile
+            made.append(None)
+            made.append(TokenCache.build([source], tokenizer, 16, tmp_path / "cache"))
+        return tokenize(*args)
+
+    monkeypatch.setattr(TokenRows, "tokenize", slowly)
+    cache = TokenCache.build([source], tokenizer, 16, tmp_path / "cache")
+    assert cache.folder == made[1].folder
+    assert len(cache) == 3
+    assert len(list((tmp_path / "cache").iterdir())) == 1

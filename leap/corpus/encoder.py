@@ -1,0 +1,162 @@
+"""One encoder for every engine: it can be pickled, and loads its model where it is first called."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from configuration_leap import ExitThreshold
+from leap.encode.encoder import encode, find_model, load_encoder
+from leap.encode.exits import FloatArray, IntArray, unit_vectors
+from leap.errors import UsageError
+
+_FILES = ["*.json", "*.safetensors", "onnx/*"]  # of a model on the Hub
+
+
+class Encoded(NamedTuple):
+    """Vectors of N texts, in their order.
+
+    Attributes:
+        embeddings: (N, H) float32.
+        exit_layers: (N,) int64, the layer after which each text had converged, counted from 1.
+        layers_run: (N,) int64, how many layers each text ran.
+    """
+
+    embeddings: FloatArray
+    exit_layers: IntArray
+    layers_run: IntArray
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """Texts to vectors, as a function that any engine can send to its workers.
+
+    Attributes:
+        model: folder, Hub id, or package:NAME.
+        revision: of a model on the Hub; None: its newest.
+        runtime: "onnx" for ONNX Runtime, "torch", or "auto": torch on a GPU, else ONNX Runtime where the
+            model has an onnx/ folder, else torch.
+        exit_threshold: theta, None for full depth, or "config".
+        min_exit_layer: l_min; None: the model's own.
+        max_layers: the last layer run, of torch; None: all.
+        max_length: tokens a text is cut to; None: the model's own.
+        batch_size: texts a forward pass.
+        normalize: make the vectors of unit length.
+        mixed_precision: of torch, "no", "bf16" or "fp16".
+        device: torch's name of a device; None: the GPU where there is one.
+        threads: of ONNX Runtime; None: all cores.
+    """
+
+    model: str
+    revision: str | None = None
+    runtime: Literal["auto", "onnx", "torch"] = "auto"
+    exit_threshold: ExitThreshold | Literal["config"] = "config"
+    min_exit_layer: int | None = None
+    max_layers: int | None = None
+    max_length: int | None = None
+    batch_size: int = 64
+    normalize: bool = False
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    device: str | None = None
+    threads: int | None = None
+
+    def __call__(self, texts: Sequence[str]) -> Encoded:
+        """Encode texts.
+
+        Raises:
+            UsageError: the model cannot be loaded, or an argument is out of its range.
+        """
+        embeddings, exit_layers, layers_run = _load(self)(list(texts))
+        if not np.isfinite(embeddings).all():
+            raise UsageError("--mixed_precision: vectors came out that are not finite: run without it")
+        return Encoded(unit_vectors(embeddings) if self.normalize else embeddings, exit_layers, layers_run)
+
+    def resolved(self) -> "TextEncoder":
+        """This encoder with the model's local folder and a runtime that is not "auto"."""
+        folder = find_model(self.model)
+        if not Path(folder).is_dir():
+            from huggingface_hub import snapshot_download
+
+            folder = snapshot_download(folder, revision=self.revision, allow_patterns=_FILES)
+        runtime = self.runtime
+        if runtime == "auto":
+            onnx = (Path(folder) / "onnx").is_dir() and not self.max_layers and self.mixed_precision == "no"
+            cpu = self.device == "cpu" if self.device else not torch.cuda.is_available()
+            runtime = "onnx" if onnx and cpu else "torch"
+        return replace(self, model=str(Path(folder).resolve()), revision=None, runtime=runtime)
+
+    def model_sha256(self) -> str:
+        """Checksum of the files that the vectors depend on, of a resolved encoder."""
+        digest = hashlib.sha256()
+        names = ("config.json", "tokenizer.json", "sentence_bert_config.json", "*.safetensors")
+        for path in sorted(path for name in names for path in Path(self.model).glob(name)):
+            digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _load(settings: TextEncoder) -> Callable[[list[str]], Encoded]:
+    settings = settings.resolved()
+    try:
+        return _onnx(settings) if settings.runtime == "onnx" else _torch(settings)
+    except (ValueError, ImportError) as error:
+        raise UsageError(str(error) if isinstance(error, UsageError) else f"--model: {error}") from error
+
+
+def _onnx(settings: TextEncoder) -> Callable[[list[str]], Encoded]:
+    from leap.runtime.encoder import LeapEncoder
+
+    if settings.max_layers or settings.mixed_precision != "no":
+        raise UsageError("--max_layers and --mixed_precision are of torch: pass --runtime torch")
+    encoder = LeapEncoder.from_pretrained(
+        settings.model, threads=settings.threads, max_length=settings.max_length
+    )
+    call = {"exit_threshold": settings.exit_threshold, "min_exit_layer": settings.min_exit_layer}
+    call |= {"batch_size": settings.batch_size, "normalize_embeddings": False, "return_exit_layers": True}
+    config = encoder.config
+    depth, landing = config["num_hidden_layers"], config.get("landing_layer")
+
+    def run(texts: list[str]) -> Encoded:
+        vectors, exit_layers = encoder.encode(texts, **call)
+        return Encoded(vectors, exit_layers, _layers_run(exit_layers, depth, landing))
+
+    run([])  # a threshold out of its range is said now
+    return run
+
+
+def _torch(settings: TextEncoder) -> Callable[[list[str]], Encoded]:
+    encoder = load_encoder(settings.model, device=settings.device)
+    config, device = encoder.model.config, encoder.model.device
+    longest = config.max_position_embeddings
+    for name, value, low, high in (
+        ("max_layers", settings.max_layers, 1, encoder.depth),
+        ("max_length", settings.max_length, 3, longest),
+    ):
+        if value is not None and not low <= value <= high:
+            raise UsageError(f"--{name} must be in [{low}, {high}], got {value}")
+    encoder = replace(encoder, max_length=settings.max_length or encoder.max_length)
+    theta, first, _ = encoder.exit_rule(settings.exit_threshold, settings.min_exit_layer)
+    depth = settings.max_layers or encoder.depth
+    call = {"exit_threshold": theta, "min_exit_layer": first, "max_layers": depth}
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.mixed_precision)
+
+    def run(texts: list[str]) -> Encoded:
+        with torch.autocast(device.type, dtype) if dtype else nullcontext():
+            found = encode(encoder, texts, batch_size=settings.batch_size, **call)
+        run_layers = _layers_run(found.exit_layers, depth, config.landing_layer)
+        return Encoded(found.embeddings, found.exit_layers, run_layers)
+
+    return run
+
+
+def _layers_run(exit_layers: IntArray, depth: int, landing: int | None) -> IntArray:
+    """How many layers texts ran that had converged at `exit_layers`, as LeapModel counts them."""
+    if landing is None or landing > depth:
+        return exit_layers
+    return np.where(exit_layers < landing, exit_layers + depth + 1 - landing, depth)
