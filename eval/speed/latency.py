@@ -1,4 +1,4 @@
-"""Time of a batch at full depth and with exits, by batch size and length; the speedup reached and possible.
+"""Time of a batch at full depth and with exits, by batch size and length; actual and possible speedup.
 
     python -m eval latency --model . --batch_sizes 1,8,32 --lengths 16,64 --output results/latency.json
 
@@ -34,7 +34,7 @@ from modeling_leap import LeapModel
 BATCH_SIZES = (1, 8, 32, 64)
 LENGTHS = (16, 64, 128)
 WARM_UP = 3
-# A text counts as of a length from this share of it on; longer ones are cut to it.
+# A text counts as of a length if it has at least this share of it; longer ones are cut.
 NEAR = 0.8
 SHORTEST = 3  # two special tokens and a word's
 
@@ -51,13 +51,13 @@ def evaluate_latency(
     rounds: int = 100,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Milliseconds of a batch, for each batch size and length, all variants in turns on the same texts.
+    """Milliseconds of a batch, for each batch size and length, all variants interleaved on the same texts.
 
     Args:
         encoder: the model.
         texts: to choose from, see `choose_texts`.
         batch_sizes: numbers of texts a batch.
-        lengths: about how many tokens a text is to have, the special ones included.
+        lengths: tokens of a text, approximately, the special ones included.
         exit_threshold: theta, or one a layer; "config": the model's own.
         min_exit_layer: l_min; None: the model's own.
         thetas: further thresholds, from the same l_min on, timed at the smallest batch of each length.
@@ -80,13 +80,13 @@ def evaluate_latency(
         `mean_exit_layer`, `p50_ms` and `speedup`.
 
     Raises:
-        UsageError: a rule out of its range or by which nothing leaves, lengths or sizes that cannot be had.
+        UsageError: a rule out of range or without exits, or lengths and sizes without texts.
     """
     theta, first_layer, patience = encoder.exit_rule(exit_threshold, min_exit_layer)
     tested = _thetas_tested(theta, first_layer, encoder.depth)
     others = {}
     for other in thetas:
-        encoder.exit_rule(other, min_exit_layer)  # a wrong one stops here, before the work
+        encoder.exit_rule(other, min_exit_layer)  # rejects a wrong rule before the work
         others[other] = _thetas_tested(other, first_layer, encoder.depth)
     if not tested:
         raise UsageError(
@@ -152,7 +152,9 @@ def choose_texts(
     Raises:
         UsageError: even joined, they are fewer than `at_least`.
     """
-    counts = [len(ids) - 2 for ids in encoder.tokenizer(list(texts))["input_ids"]]  # the special ones apart
+    counts = [
+        len(ids) - 2 for ids in encoder.tokenizer(list(texts))["input_ids"]
+    ]  # not counting the special ones
     enough = NEAR * length - 2
     long = [text for text, count in zip(texts, counts, strict=True) if count >= enough]
     if len(long) >= max(at_least, wanted):
@@ -192,7 +194,7 @@ def _measure(
     rounds: int,
     bar: tqdm,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The figures of one row, and those of the further thresholds `others`, timed in the same turns.
+    """The figures of one row, and of further thresholds `others`, interleaved with it.
 
     `pool` holds the texts of that length; `thetas`, and what each of `others` stands for, is as of
     `leave_together`.
@@ -276,7 +278,7 @@ def leave_together(
         rows.pool()
         if number in thetas:
             now, before = rows.pooled[-1], rows.pooled[0]
-            # As in the model; torch's cosine_similarity rounds otherwise.
+            # As the model does; torch's cosine_similarity rounds differently.
             cosine = (now * before).sum(dim=-1) / (now.norm(dim=-1) * before.norm(dim=-1))
             converged |= cosine >= thetas[number]
             if bool(converged.all()):

@@ -1,4 +1,4 @@
-"""What timings share: clocks that wait for the device, variants in turns, the model's loop step by step."""
+"""Common to all timings: clocks that wait for the device, interleaved variants, the model's steps."""
 
 import argparse
 import math
@@ -18,14 +18,14 @@ from leap.encode.exits import FloatArray
 from leap.text.samples import Texts, load_texts_or_pairs
 from leap.text.sets import StsData
 
-# The model's own steps: with copies of them something else would be timed than what its users run.
+# The model's own steps, so that what is timed is what users run.
 from modeling_leap import LeapModel, _Batch, _pooling_weights
 
 Result = TypeVar("Result")
 
 
 def prepare(args: argparse.Namespace) -> tuple[Encoder, StsData | Texts]:
-    """The model and the texts that a command times, with the threads it asks for; wrong arguments stop here.
+    """The model and the texts that a command times, with its threads; rejects wrong arguments.
 
     Raises:
         UsageError: as `check_writable`, `find_model`, `load_texts_or_pairs` and `load_encoder`.
@@ -52,7 +52,7 @@ def timed_inference(model: LeapModel) -> Iterator[None]:
 
 
 def clock(device: torch.device) -> float:
-    """Now, in milliseconds, once all that was sent to the device is done."""
+    """The time in milliseconds, after all work queued on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() * 1000
@@ -68,7 +68,7 @@ def in_turns(
     seconds: float = math.inf,
     at_least: int = 1,
 ) -> tuple[dict[str, FloatArray], dict[str, list[Result]]]:
-    """Time variants of the same work A B A B, so that a change of the machine's speed meets them all.
+    """Time variants of the same work A B A B, so that changes of the machine's speed affect all of them.
 
     Args:
         variants: by name; each is called with the number of the round, from 0.

@@ -1,4 +1,4 @@
-"""What torch adds around the layers: overhead of one text, what compaction costs and saves, `torch.compile`.
+"""Overhead of torch around the layers: single texts, cost and savings of compaction, `torch.compile`.
 
     python -m eval torch_path --model . --output results/torch-path-cpu.json
 
@@ -39,11 +39,11 @@ BATCH_SIZE = 32
 LENGTHS = (16, 64)
 SHARES = (0.05, 0.25, 0.5)
 WARM_UP = 3
-NO_ROW = 2.0  # a threshold that no cosine reaches
+NO_ROW = 2.0  # no cosine reaches it
 
 
 class Recorded(nn.Module):
-    """In the place of a layer: gives `output`, (B, T, H), without work."""
+    """Instead of a layer: gives `output`, (B, T, H), without work."""
 
     output: Tensor
 
@@ -53,7 +53,7 @@ class Recorded(nn.Module):
 
 
 def without_layers(model: LeapModel) -> LeapModel:
-    """A copy of the model whose layers are `Recorded`: it takes the steps of `forward` around them."""
+    """A copy of the model whose layers are `Recorded`: it runs the steps of `forward` around them."""
     bare = copy.deepcopy(model)
     bare.encoder.layer = nn.ModuleList(Recorded() for _ in model.encoder.layer)
     return bare
@@ -66,7 +66,7 @@ def play(bare: LeapModel, states: Sequence[Tensor]) -> None:
 
 
 def measure_overhead(encoder: Encoder, texts: Sequence[str], rule: dict[str, Any]) -> dict[str, Any]:
-    """Time of single texts, and how much of it is outside the layers.
+    """Time of single texts, and the share spent outside the layers.
 
     Args:
         encoder: the model.
@@ -93,7 +93,7 @@ def measure_overhead(encoder: Encoder, texts: Sequence[str], rule: dict[str, Any
 
         variants = {
             "exits": lambda number: model(**batches[number], **rule).exit_layer,
-            # A variant of its own, as it is no part of a forward pass.
+            # A separate variant, as it is no part of a forward pass.
             "play": lambda number: play(bare, states[number]),
             "outside_exits": lambda number: outside(number, **rule),
             "full_depth": lambda number: model(**batches[number], exit_threshold=None).exit_layer,
@@ -141,7 +141,7 @@ def _steps(model: LeapModel, batches: Sequence[dict[str, Tensor]]) -> dict[str, 
 
 
 def measure_compaction(encoder: Encoder, texts: list[str], length: int, *, rounds: int) -> dict[str, Any]:
-    """What it costs to take rows out of a batch, beside what it saves in one layer.
+    """Cost of removing rows from a batch, and what that saves in one layer.
 
     Rows that leave save every layer that follows, all of the same work; after the last test it is one. So
     what pays here pays at every layer.
@@ -206,7 +206,7 @@ def _layer(model: LeapModel, whole: _Batch, count: int) -> Callable[[int], objec
 
 
 def _cost(times: dict[str, FloatArray], count: int) -> dict[str, Any]:
-    # Differences within a round: what slows the machine down for a while meets both.
+    # Differences within a round: temporary slowdowns affect both.
     copied = float(np.median(times[f"leave {count}"] - times["leave 0"]))
     saved = float(np.median(times["layer without 0"] - times[f"layer without {count}"]))
     return {
@@ -310,7 +310,7 @@ def evaluate_torch_path(
         encoder: the model.
         texts: to choose from; single ones are taken evenly over them.
         rule: `exit_threshold` and `min_exit_layer` of a call, as `LeapModel.forward` takes them.
-        lengths: about how many tokens the texts of the batches are to have.
+        lengths: tokens of a text, approximately.
         rounds: single texts that are timed, at most; a batch is timed a quarter as often.
         compiled: also `measure_compiled`.
 

@@ -1,4 +1,4 @@
-"""Do the fast ways to run the model give what the slow one gives: one text at a time, in torch.
+"""Compare the fast ways to run the model with one text at a time in torch.
 
     python -m eval correctness --model . --output results/correctness.json
 
@@ -32,7 +32,7 @@ from leap.files import checksum
 from leap.text.reading import TextSource, iterate_texts
 from leap.text.samples import Texts
 
-WINDOW = 1024  # texts of like lengths among which batches are drawn: much company, little padding
+WINDOW = 1024  # texts of similar length from which batches are drawn: large batches, little padding
 SEED = 0
 QUANTILES = (0.0, 0.01, 0.05, 0.5)
 
@@ -92,7 +92,7 @@ def one_at_a_time(
 def in_company(
     encoder: Encoder, texts: Sequence[str], rule: Rule, batch_size: int, progress: str | None
 ) -> Encoding:
-    """Encode in batches whose rows were drawn at random among texts of like lengths."""
+    """Encode in batches of rows drawn at random among texts of similar length."""
     order = np.argsort([len(text) for text in texts], kind="stable")
     random = np.random.default_rng(SEED)
     for start in range(0, len(order), WINDOW):
@@ -109,7 +109,7 @@ def in_company(
 
 
 def compare(reference: Reference, found: Encoding) -> dict[str, Any]:
-    """Count the texts of a path that differ from the reference, those in the tie band apart."""
+    """Count the texts of a path that differ from the reference, those in the tie band separately."""
     expected = reference.encoding
     moved = found.exit_layers != expected.exit_layers
     difference = np.abs(found.embeddings - expected.embeddings).max(axis=1)
@@ -124,7 +124,7 @@ def compare(reference: Reference, found: Encoding) -> dict[str, Any]:
 
 
 def spread(reference: Reference, found: Encoding) -> dict[str, Any]:
-    """How far a path of other weights is: cosines to the reference, and exit layers later or earlier."""
+    """Distance of a path with other weights: cosines to the reference, and shifts of the exit layer."""
     expected = reference.encoding
     cosines = row_cosines(found.embeddings.astype(float), expected.embeddings.astype(float))
     later = found.exit_layers - expected.exit_layers
@@ -263,10 +263,10 @@ def run(args: argparse.Namespace) -> Report:
     data = load_texts(args.data, args.texts)
     encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
     for theta in args.thetas:
-        encoder.exit_rule(theta)  # a wrong one stops here, before the work
+        encoder.exit_rule(theta)  # rejects a wrong rule before the work
     found: dict[str, Way] = {}
     missing: dict[str, str] = {}
-    for name in args.paths:  # all of them before the work: what is missing is known at once
+    for name in args.paths:  # all of them before the work, so that a missing one is reported first
         try:
             found[name] = PATHS[name](args, encoder)
         except UsageError as error:

@@ -1,4 +1,4 @@
-"""Hours of mixed batches from several threads at once: is memory flat, are vectors the same, is speed steady.
+"""Hours of mixed batches from several threads: memory, equality of vectors, speed.
 
     python -m eval endurance --model . --minutes 60 --output results/endurance.json
 
@@ -28,13 +28,13 @@ from leap.errors import UsageError
 from leap.text.samples import load_texts_or_pairs, texts_of
 
 PARTS = 10  # tenths of the time
-# What is promised, and told with every result.
+# Bounds, stated in every result.
 MEMORY_BOUND = 64 * 2**20  # bytes, from the second tenth to the last, medians
 DRIFT_BOUND = 1e-5  # of a component of an embedding
 SPEED_BOUND = 0.9  # texts a second of the last tenth over those of the first
 
 PROBE = 32  # texts that are encoded again and again
-PROBES = 20  # times in all
+PROBES = 20  # times in total
 BATCHES = 200
 SIZES = (1, 1, 1, 2, 4, 8, 16, 32, 64)
 RULES: tuple[dict[str, Any], ...] = ({}, {}, {"exit_threshold": 0.95}, {"exit_threshold": None})
@@ -46,7 +46,7 @@ Encode = Callable[[Sequence[str], Mapping[str, Any]], Encoding]
 
 @dataclass
 class Course:
-    """What was seen of one run.
+    """Measurements of one run.
 
     Attributes:
         seconds: it lasted.
@@ -73,7 +73,7 @@ class Course:
         return min(int(now / self.seconds * PARTS), PARTS - 1)
 
     def figures(self) -> dict[str, Any]:
-        """As a result holds it, with what is promised and whether it was kept."""
+        """Figures for a result, with each bound and whether it was kept."""
         memory: list[list[int]] = [[] for _ in range(PARTS)]
         for now, size in self.memory:
             memory[self.part(now)].append(size)
@@ -134,7 +134,7 @@ def endure(encoders: Mapping[str, Encode], texts: Sequence[str], *, seconds: flo
     since = time.monotonic()
 
     def work(thread: int) -> None:
-        turn = thread * BATCHES // threads  # each somewhere else in the same round
+        turn = thread * BATCHES // threads  # each starting elsewhere in the round
         while not stop.is_set():
             name, rule = names[turn % len(names)], RULES[turn // len(names) % len(RULES)]
             batch = batches[turn % BATCHES]
@@ -179,7 +179,7 @@ def endure(encoders: Mapping[str, Encode], texts: Sequence[str], *, seconds: flo
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """So many threads of torch within a call, for as long as it lasts."""
+    """Set torch's threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -219,7 +219,7 @@ def run(args: argparse.Namespace) -> Report:
     data = load_texts_or_pairs(args.data, args.split)
     encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
     encoders, left_out = {"torch": torch_encoder(encoder)}, {}
-    each = max(1, torch.get_num_threads() // args.threads)  # threads of a call: no more in all than cores
+    each = max(1, torch.get_num_threads() // args.threads)  # threads of a call; no more in total than cores
     try:
         encoders["onnx"] = onnx_encoder(args.model, each)
     except UsageError as error:
