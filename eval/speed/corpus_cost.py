@@ -1,4 +1,4 @@
-"""Cost of embedding a corpus with encode_corpus.py, how it grows, and what 10^9 texts would take.
+"""Cost of embedding a corpus with encode_corpus.py, its growth, and an estimate for 10^9 texts.
 
 python -m eval corpus_cost --model . --data texts/sentences-00.jsonl.gz --output results/corpus-cost.json
 
@@ -38,7 +38,7 @@ STAGES = (
     "wait for input",
     "encode",
     "write",
-)  # one after another; reading goes on beside them
+)  # one after another; reading overlaps with them
 
 
 def measure_cost(
@@ -82,7 +82,7 @@ def measure_cost(
 
 
 def extrapolate(run: dict[str, Any], texts: int, cores: int) -> dict[str, Any]:
-    """What so many texts would take, from a run: on paper, in proportion.
+    """Extrapolate a run linearly to more texts.
 
     Args:
         run: of `measure_cost`.
@@ -153,14 +153,14 @@ def _run(
 
 
 def _power(a: dict[str, Any], b: dict[str, Any], before: float | None, after: float | None) -> float | None:
-    """The power of the number of texts that a cost grows with; None where it is too small to tell."""
+    """The exponent of a cost's growth with the number of texts; None where it is too small to measure."""
     if not before or not after:
         return None
     return round(math.log(after / before) / math.log(b["texts"] / a["texts"]), 3)
 
 
 def summary(figures: dict[str, Any]) -> str:
-    """The figures for a reader."""
+    """The figures as text."""
     lines = [f"{'texts':>9}{'seconds':>10}{'/s':>8}{'s/10^6':>9}{'start':>8}{'tokenise':>9}{'encode':>9}"]
     lines[0] += f"{'write':>7}{'MiB':>7}{'layer':>7}"
     for run in figures["runs"]:
