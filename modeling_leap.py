@@ -110,25 +110,25 @@ class LeapModel(BertModel):
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        *,
-        exit_threshold: ExitThreshold | Literal["config"] = "config",
-        min_exit_layer: int | None = None,
-        max_layers: int | None = None,
-        output_layer_embeddings: bool = False,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        return_dict: bool | None = None,
-        head_mask: None = None,
         encoder_hidden_states: None = None,
         encoder_attention_mask: None = None,
         past_key_values: None = None,
         use_cache: bool | None = None,
+        head_mask: None = None,
+        cache: None = None,
+        exit_threshold: ExitThreshold | Literal["config"] = "config",
+        min_exit_layer: int | None = None,
+        max_layers: int | None = None,
+        output_layer_embeddings: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
     ) -> LeapModelOutput | tuple[Tensor | tuple[Tensor, ...], ...]:
         """Encode a batch; each row skips layers from the first l >= l_min with cos(p_l, p_(l-k)) >= theta on.
 
         A row goes on at the landing layer of the config, or leaves the network where there is none. In
-        `train()` mode and under `torch.jit.trace` all rows run all layers. In `eval()` mode gradients flow
-        through rows that skipped layers, too.
+        `train()` mode and under `torch.jit.trace` or `torch.export` all rows run all layers. In `eval()` mode
+        gradients flow through rows that skipped layers, too.
 
         Args:
             input_ids: (B, T) int64 or int32 token ids.
@@ -149,10 +149,11 @@ class LeapModel(BertModel):
             output_attentions: return attention weights; None: as the config says. Needs the eager attention,
                 and no early exits.
             return_dict: False for a tuple of the fields that are there; None: as the config says.
-            head_mask: of BertModel's signature, as are the next four. None.
+            head_mask: of BertModel's signature, as are the next five. None.
             encoder_hidden_states: None.
             encoder_attention_mask: None.
             past_key_values: None: an encoder keeps no keys and values.
+            cache: None; its name since transformers 5.24.
             use_cache: None or False.
 
         Raises:
@@ -167,6 +168,7 @@ class LeapModel(BertModel):
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
             past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache or None,
         )
         depth, exits = self._plan(exit_threshold, min_exit_layer, max_layers)
@@ -216,10 +218,12 @@ class LeapModel(BertModel):
                     number = landing - 1  # nobody is left for the layers before it
         batch.join()
 
-        exit_layer = batch.exit_layer
+        exit_layer, device = batch.exit_layer, batch.hidden.device
+        # To one device: with a device_map the layers lie on several.
+        embeddings = [p.to(device) for p in embeddings] if output_layer_embeddings else [batch.pool()]
         result = LeapModelOutput(
             last_hidden_state=batch.hidden,
-            sentence_embedding=batch.pool(),
+            sentence_embedding=embeddings[-1],
             hidden_states=tuple(states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
             exit_layer=exit_layer,
@@ -240,9 +244,9 @@ class LeapModel(BertModel):
         if max_layers is not None:
             depth = check_int("max_layers", max_layers, 1, depth)
         exits = self.config.exit_thresholds(exit_threshold, min_exit_layer, depth)
-        if exits and torch.jit.is_tracing():
+        if exits and _is_traced():
             # A trace would send every later text the way of the one it was made with.
-            logger.warning("A trace has no early exits: all texts run all layers in it.")
+            logger.warning("A traced or exported model has no early exits: all texts run all layers in it.")
             return depth, {}
         return depth, {} if self.training else exits
 
@@ -368,7 +372,8 @@ class _Batch:
         self.pooled: list[Tensor] = []  # p_(l-k) .. p_l, each (b, H)
         self.rows: Tensor | None = None  # (b,) the caller's index of each row; None: all are here, in order
         self.parked: Tensor | None = None  # (B, T, H), of the rows that are not here: as they left
-        self.exit_layer = torch.full(hidden.shape[:1], depth, device=hidden.device)  # (B,)
+        # (B,); the type is said because the exporter by tracing takes a float otherwise.
+        self.exit_layer = torch.full(hidden.shape[:1], depth, dtype=torch.int64, device=hidden.device)
 
     def run(self, layer: nn.Module) -> None:
         """Send the rows through a layer."""
@@ -426,6 +431,13 @@ class _Batch:
         """Bring all rows together again, in the caller's order."""
         self.hidden, self.rows = self.joined(), None
         self.mask, self.weights = self.all_masks, self.all_weights
+
+
+def _is_traced() -> bool:
+    """Whether the operations of this call are recorded, to be repeated for other texts."""
+    if torch.jit.is_tracing():
+        return True
+    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()  # not in torch 2.4
 
 
 def _to(tensor: Tensor | None, device: torch.device) -> Tensor | None:

@@ -1,75 +1,97 @@
-"""Train a LEAP student, whose texts can leave early, from any BERT-like sentence encoder.
+"""Train a LEAP student, whose texts can skip layers, from any BERT-like sentence encoder.
 
 accelerate launch train_leap.py --data texts.jsonl.gz --output_dir runs/a
-accelerate launch train_leap.py --student_layers 1,3,6,6~,6~,6~ --data texts/ --output_dir runs/b --resume
+accelerate launch train_leap.py --data texts/ --output_dir runs/b --max_tokens 1e8 --resume
 accelerate launch --num_processes 8 train_leap.py --mixed_precision bf16 --data owner/texts --output_dir c
 
-The teacher is frozen. The student learns to give the teacher's final embedding after every layer that a text
-may leave at (leap/distill/objective.py), so that the exit rule of modeling_leap.py fires.
+The teacher is frozen. The student learns to give the teacher's final embedding at full depth and on the short
+path that converged texts take, and to tell beforehand how close the short path will come (objective.py).
 """
 
-import argparse
 import errno
+import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from datetime import timedelta
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import ProjectConfiguration, set_seed
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, get_scheduler
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from leap.distill.arguments import fail, objective_config, parse, text_sources
+from leap.distill.batches import batch_loader, length_grouped_batches
 from leap.distill.checkpoint import load_checkpoint, save_checkpoint
-from leap.distill.evaluation import evaluate_student
-from leap.distill.objective import Objective
+from leap.distill.evaluation import Evaluation
+from leap.distill.identity import run_identity
+from leap.distill.log import Log
+from leap.distill.objective import Objective, ObjectiveConfig
+from leap.distill.options import TrainOptions, fail, parse, set_exit_rule
 from leap.distill.release import model_card, write_model
-from leap.distill.students import Distilled, freeze, make_student, parse_layer_starts
-from leap.distill.teacher import stored_targets, teacher_layers
+from leap.distill.students import Distilled, freeze_word_embeddings, make_student, parse_layer_starts
+from leap.distill.teacher import teacher_targets
 from leap.encode.checkpoint import check_tokenizer, check_weights, loading
 from leap.encode.encoder import find_model
 from leap.errors import UsageError
 from leap.files import write_json
 from leap.publish.hub import push
 from leap.text.sets import load_sts
-from leap.text.tokens import TokenCache, batch_loader, draw_texts, length_grouped_batches
+from leap.text.tokens import TokenCache, draw_texts
 from modeling_leap import LeapModel
+
+# The first process tokenises while the others wait, and a corpus may take it hours.
+PATIENCE = InitProcessGroupKwargs(timeout=timedelta(hours=12))
 
 
 def load_models(
-    args: argparse.Namespace, device: torch.device
+    options: TrainOptions, objective: ObjectiveConfig, device: torch.device
 ) -> tuple[PreTrainedTokenizerBase, LeapModel, LeapModel]:
-    """Tokenizer, frozen teacher, and the student at its start."""
+    """Tokenizer, frozen teacher, and the student at its start.
+
+    Raises:
+        ValueError: models and options do not go together.
+        UsageError: a model cannot be had.
+    """
     # On a CPU the backward pass of sdpa takes half as long again in bfloat16 (results/throughput.json).
     load = {"dtype": torch.float32, "attn_implementation": "eager" if device.type == "cpu" else "sdpa"}
     load |= {"use_safetensors": True, "output_loading_info": True}
-    with loading("--teacher", args.teacher):
-        name = find_model(args.teacher, "--teacher")
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=args.teacher_revision)
-        teacher, info = LeapModel.from_pretrained(name, revision=args.teacher_revision, **load)
+    with loading("--teacher", options.teacher):
+        name = find_model(options.teacher, "--teacher")
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=options.teacher_revision)
+        teacher, info = LeapModel.from_pretrained(name, revision=options.teacher_revision, **load)
         check_tokenizer(tokenizer, teacher.config.vocab_size)
         check_weights(teacher, info)
     source = teacher
-    if args.student:
-        with loading("--student", args.student):
-            name = find_model(args.student, "--student")
-            source, info = LeapModel.from_pretrained(name, revision=args.student_revision, **load)
+    if options.student:
+        with loading("--student", options.student):
+            name = find_model(options.student, "--student")
+            source, info = LeapModel.from_pretrained(name, revision=options.student_revision, **load)
             check_weights(source, info)
-        if source.config.vocab_size != teacher.config.vocab_size:
-            raise ValueError("--student and --teacher must share one vocabulary: choose another student")
-    starts = parse_layer_starts(args.student_layers) if args.student_layers else None
-    student = make_student(source, starts, teacher)
-    if not args.train_word_embeddings:
-        freeze(student, args.frozen_layers)
-    student.config.exit_threshold, student.config.min_exit_layer = args.exit_threshold, args.min_exit_layer
-    student.config.resolve_exit_rule()  # what cannot be: say so before training
+        for size in ("vocab_size", "hidden_size"):
+            found, wanted = getattr(source.config, size), getattr(teacher.config, size)
+            if found != wanted:
+                raise ValueError(f"--student: its {size} is {found}, the teacher's {wanted}: choose another")
+    student = make_student(
+        source, parse_layer_starts(options.student_layers) if options.student_layers else None
+    )
+    set_exit_rule(student.config, options, objective)  # reject an invalid exit rule before training
+    if not options.train_word_embeddings:
+        freeze_word_embeddings(student)
     teacher.config.exit_threshold = None
     return tokenizer, teacher.eval().requires_grad_(False), student
+
+
+def learning_rate(progress: float, options: TrainOptions) -> float:
+    """The learning rate at a share of the run in [0, 1]."""
+    rising = progress / options.warmup if progress < options.warmup else 1.0
+    if options.schedule == "cosine":
+        past = max(0.0, progress - options.warmup) / (1 - options.warmup)
+        falling = 0.5 * (1 + math.cos(math.pi * min(past, 1.0)))
+    else:
+        falling = min(1.0, (1 - progress) / options.decay) if options.decay else 1.0
+    return options.learning_rate * min(rising, max(falling, 0.0))
 
 
 def gather_with_gradient(rows: Tensor) -> Tensor:
@@ -77,30 +99,12 @@ def gather_with_gradient(rows: Tensor) -> Tensor:
     return torch.cat(all_gather(rows.contiguous()))
 
 
-def run_identity(args: argparse.Namespace, texts: int, steps: int, processes: int) -> dict[str, object]:
-    """What a checkpoint must have in common with the run that goes on from it, as JSON values."""
-    names = (
-        "teacher student student_layers train_word_embeddings frozen_layers data exclude_sources max_length"
-    )
-    names += (
-        " batch_size gradient_accumulation_steps learning_rate schedule warmup weight_decay max_grad_norm"
-    )
-    names += " mixed_precision recipe seed"
-    said = {name: getattr(args, name) for name in names.split()}
-    return said | {
-        "objective": asdict(objective_config(args)),
-        "texts": texts,
-        "steps": steps,
-        "processes": processes,
-    }
-
-
 def main() -> None:
     """Everything from the command line to the finished model."""
-    args = parse(__doc__.splitlines()[0])
+    options, objective = parse(__doc__.splitlines()[0])
     try:
-        with ExitStack() as ends:  # what is closed before an error is said
-            train(args, ends)
+        with ExitStack() as ends:  # what is closed before an error is reported
+            train(options, objective, ends)
     except (ValueError, UsageError) as error:
         fail(error)
     except OSError as error:
@@ -109,193 +113,133 @@ def main() -> None:
         fail(UsageError(f"--output_dir: {error}: make room there and start again with --resume"))
 
 
-def train(args: argparse.Namespace, ends: ExitStack) -> None:  # noqa: C901 - a recipe, read from top to bottom
-    """The recipe.
+def train(options: TrainOptions, terms: ObjectiveConfig, ends: ExitStack) -> None:  # noqa: C901 - a recipe
+    """The recipe, from top to bottom.
 
     Raises:
-        ValueError: models, data and arguments do not go together.
+        ValueError: models, data and options do not go together, or the loss is not finite.
         UsageError: a model or data set cannot be had.
     """
     accelerator = Accelerator(
-        mixed_precision=args.mixed_precision,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        log_with=None if args.report_to == "none" else args.report_to,
-        project_config=ProjectConfiguration(project_dir=str(args.output_dir)),
+        mixed_precision=options.mixed_precision,
+        gradient_accumulation_steps=options.gradient_accumulation_steps,
+        log_with=None if options.report_to == "none" else options.report_to,
+        project_config=ProjectConfiguration(project_dir=str(options.output_dir)),
+        kwargs_handlers=[PATIENCE],
     )
-    set_seed(args.seed)
-    device, processes, accumulation = (
-        accelerator.device,
-        accelerator.num_processes,
-        args.gradient_accumulation_steps,
-    )
+    set_seed(options.seed)
+    device, processes, process = accelerator.device, accelerator.num_processes, accelerator.process_index
 
     # 1. Models, and sentence pairs to watch the student by.
-    sts = load_sts(args.eval_data, "validation") if args.eval_data else None
-    tokenizer, teacher, student = load_models(args, device)
+    sts = load_sts(options.eval_data, "validation") if options.eval_data else None
+    tokenizer, teacher, student = load_models(options, terms, device)
     teacher.to(device)
 
     # 2. Texts, tokenised once; the first process does it and the others find it done.
-    data_on_hub = [source.name for source in text_sources(args) if not source.files()]
+    data_on_hub = [source.name for source in options.sources() if not source.files()]
     with accelerator.main_process_first():
         cache = TokenCache.build(
-            text_sources(args), tokenizer, args.max_length, args.cache_dir, args.streaming
+            options.sources(), tokenizer, options.max_length, options.cache_dir, options.streaming
         )
-        texts = draw_texts(cache, args.max_texts, args.seed)
-        targets = None
-        if args.cache_teacher:
-            with accelerator.autocast():
-                targets = stored_targets(
-                    teacher, cache, texts, tokenizer.pad_token_id, args.cache_dir, args.mixed_precision
-                )
-    steps_per_epoch = len(texts) // (args.batch_size * processes * accumulation)
-    if steps_per_epoch == 0:
-        raise ValueError(f"--data has {len(texts)} texts, fewer than one step takes: lower --batch_size")
-    steps = min(args.epochs * steps_per_epoch, args.max_steps or args.epochs * steps_per_epoch)
+    texts = draw_texts(cache, options.max_texts, options.seed)
+    lengths = cache.lengths[texts]
+    total = options.max_tokens or options.epochs * int(lengths.sum())
 
-    # 3. Objective, optimizer, schedule.
-    objective = Objective(
-        objective_config(args), gather_with_gradient if processes > 1 else None, accelerator.process_index
-    )
-    model = Distilled(student, teacher.config.hidden_size)
+    # 3. Objective and optimizer.
+    gather = gather_with_gradient if processes > 1 else None
+    objective = Objective(terms, gather, process)
+    model = Distilled(student, terms.first_exit_layer, options.full_depth_every)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters,
-        lr=args.learning_rate,
+        lr=options.learning_rate,
         betas=(0.9, 0.98),
-        weight_decay=args.weight_decay,
-        fused=device.type == "cuda",
+        weight_decay=options.weight_decay,
+        fused=True,
     )
-    scheduler = get_scheduler(args.schedule, optimizer, int(args.warmup * steps), steps)
+    run = run_identity(options, terms, teacher, student, tokenizer, cache, texts, processes)
     model, optimizer = accelerator.prepare(model, optimizer)
+    student = accelerator.unwrap_model(model).student
 
     # 4. Go on from a checkpoint.
-    checkpoints = args.output_dir / "checkpoints"
-    run = run_identity(args, len(texts), steps, processes)
-    step = 0
-    if args.resume:
-        step = load_checkpoint(
-            checkpoints, accelerator.unwrap_model(model), optimizer.optimizer, run, accelerator.scaler
-        )
-        for _ in range(step):
-            scheduler.step()
-    if args.report_to != "none":
+    checkpoints = options.output_dir / "checkpoints"
+    progress = load_checkpoint(
+        checkpoints, student, optimizer.optimizer, run, accelerator.scaler, options.resume
+    )
+    if options.report_to != "none":
         accelerator.init_trackers("leap", config={name: str(value) for name, value in run.items()})
+    evaluation = None
+    if sts and accelerator.is_main_process:
+        evaluation = Evaluation(teacher, tokenizer, sts, options.max_length)
 
-    def batches(done: int) -> Iterator[dict[str, Tensor]]:
-        """All batches after `done` steps. They depend on seed and epoch alone, so those done are left out."""
-        for epoch in range(done // steps_per_epoch, args.epochs):
+    def batches(done: int) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
+        """Texts and tokens of all processes, and this one's batch, for all batches after the first `done`.
+
+        They depend on seed and epoch alone, so that a resumed run leaves out those done.
+        """
+        epoch = 0
+        while True:
             order = length_grouped_batches(
-                cache.lengths[texts], args.batch_size, args.seed, epoch, processes, accelerator.process_index
+                lengths, options.batch_tokens, options.batch_size, options.seed, epoch, processes
             )
-            first = max(0, done - epoch * steps_per_epoch) * accumulation
-            loader: DataLoader = batch_loader(
+            loader = batch_loader(
                 cache,
-                texts,
-                order[first : steps_per_epoch * accumulation],
+                [texts[rows[process::processes]] for rows in order[done:]],
                 tokenizer.pad_token_id,
-                targets,
-                args.workers,
+                options.workers,
                 device.type == "cuda",
             )
-            for batch in loader:
-                yield {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+            for rows, batch in zip(order[done:], loader, strict=True):
+                batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+                yield len(rows), int(lengths[rows].sum()), batch
+            epoch, done = epoch + 1, max(0, done - len(order))
 
-    # 5. The loop. Nothing in it waits for the device but the logging.
-    log = ends.enter_context(closing(Log(accelerator, args.log_steps * accumulation, step, steps)))
-    for batch in batches(step):
+    # 5. The loop. Of its own it waits for the device only to log.
+    log = ends.enter_context(closing(Log(accelerator, options.log_steps, progress, total)))
+    saved = time.monotonic()
+    for count, tokens, batch in batches(progress.batches):
         ids, mask = batch["input_ids"], batch["attention_mask"]
+        rate = learning_rate(progress.tokens / total, options)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         with accelerator.accumulate(model):
-            # Drawn anew from seed and step, not carried on: a resumed run draws what an unbroken one does.
-            generator = torch.Generator().manual_seed(args.seed + 7919 * step + accelerator.process_index)
             with accelerator.autocast():
-                inner = None if targets is not None else teacher_layers(teacher, ids, mask)
-            layers = model(ids, mask)
-            target = batch["teacher"] if inner is None else inner[:, -1]
-            loss, terms = objective(layers, target, inner, step / steps, generator)
+                targets = teacher_targets(teacher, ids, mask)
+            loss, values = objective(model(ids, mask), targets)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(parameters, args.max_grad_norm)
+                accelerator.clip_grad_norm_(parameters, options.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
-        log.add(len(ids) * processes, {"loss": loss.detach(), **terms})
+        progress.batches += 1
+        progress.tokens += tokens
+        log.add(count, tokens, {"loss": loss.detach(), **values})
         if not accelerator.sync_gradients:
             continue
-        scheduler.step()
-        step += 1
-        log.step(step)
-        if accelerator.is_main_process:
-            if sts and (step % args.eval_steps == 0 or step == steps):
-                log.figures(step, *evaluate_student(accelerator.unwrap_model(model).student, tokenizer, sts))
-            if step % args.checkpoint_steps == 0 and step < steps:
-                save_checkpoint(
-                    checkpoints,
-                    step,
-                    accelerator.unwrap_model(model),
-                    optimizer.optimizer,
-                    run,
-                    accelerator.scaler,
-                )
-        if step == steps:
+        progress.step += 1
+        log.step(progress.step, rate)
+        done = progress.tokens >= total
+        if evaluation and (progress.step % options.eval_steps == 0 or done):
+            log.figures(evaluation(student))
+        if done:
             break
-    log.close()
+        # By the clock of the first process alone: nothing in it waits for the others.
+        if accelerator.is_main_process and time.monotonic() - saved >= 60 * options.checkpoint_minutes:
+            log.check()
+            save_checkpoint(checkpoints, progress, student, optimizer.optimizer, run, accelerator.scaler)
+            saved = time.monotonic()
 
     # 6. The finished model.
+    log.check()
     accelerator.wait_for_everyone()
     accelerator.end_training()
     if accelerator.is_main_process:
-        student = accelerator.unwrap_model(model).student
-        folder = args.output_dir / "model"
-        card = model_card(student, args.teacher, args.recipe, args.push_to_hub, data_on_hub)
-        write_model(folder, student, tokenizer, args.save_max_length, args.save_dtype, card)
-        write_json(args.output_dir / "log.json", {"run": run, "log": log.rows})
-        if args.push_to_hub:
-            print(push(folder, args.push_to_hub, "--push_to_hub").commit_url)
-
-
-class Log:
-    """Progress bar, tracker and the rows of log.json."""
-
-    def __init__(self, accelerator: Accelerator, every: int, done: int, steps: int) -> None:
-        self.accelerator, self.every = accelerator, every
-        self.rows: list[dict[str, float]] = []
-        self.bar = tqdm(total=steps, initial=done, disable=not accelerator.is_main_process, unit="step")
-        self._restart()
-
-    def _restart(self) -> None:
-        self.since, self.batches, self.texts = time.perf_counter(), 0, 0
-        self.sums: dict[str, Tensor] = {}
-
-    def add(self, texts: int, terms: dict[str, Tensor]) -> None:
-        """Count a batch; its terms stay on the device."""
-        self.batches += 1
-        self.texts += texts
-        for name, value in terms.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-
-    def step(self, step: int) -> None:
-        """Note an optimizer step; every so many, read the mean terms and show them."""
-        self.bar.update(1)
-        if self.batches >= self.every:
-            sums = torch.stack(list(self.sums.values())) / self.batches
-            values = self.accelerator.reduce(sums, "mean").tolist()  # over processes, and one wait for all
-            means = {name: round(value, 4) for name, value in zip(self.sums, values, strict=True)}
-            means["texts_per_second"] = round(self.texts / (time.perf_counter() - self.since), 1)
-            self.bar.set_postfix(means)
-            self._note(step, means)
-
-    def figures(self, step: int, figures: dict[str, float], line: str) -> None:
-        """Note an evaluation; the time it took is not counted as training."""
-        self.bar.write(f"step {step}: {line}")
-        self._note(step, figures)
-
-    def _note(self, step: int, figures: dict[str, float]) -> None:
-        self.accelerator.log(figures, step=step)
-        self.rows.append({"step": step, **figures})
-        self._restart()
-
-    def close(self) -> None:
-        """End the bar."""
-        self.bar.close()
+        folder = options.output_dir / "model"
+        card = model_card(student, options.teacher, options.recipe, options.push_to_hub, data_on_hub)
+        write_model(folder, student, tokenizer, options.max_length, options.save_dtype, card)
+        write_json(options.output_dir / "log.json", {"run": run, "log": progress.rows})
+        if options.push_to_hub:
+            print(push(folder, options.push_to_hub, "--push_to_hub").commit_url)
 
 
 if __name__ == "__main__":

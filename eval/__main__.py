@@ -3,21 +3,22 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
+from eval.frame import evaluate
 from leap.arguments import OneLineParser
 from leap.errors import NothingQualifiesError, UsageError
 from leap.files import write_json
 
 COMMANDS = {
-    "sts": ("quality", "sentence similarity at full depth, with exits and at every layer"),
+    "sts": ("quality", "sentence similarity at full depth, when all leap, and by the exit rule"),
     "retrieval": ("quality", "nDCG and recall, with exits and over the teacher's index"),
-    "front": ("quality", "thresholds beside cuts of the same mean depth, in three metrics, with intervals"),
-    "pareto": ("quality", "quality over depth for thresholds and static cuts; choose a threshold"),
-    "calibrate": ("quality", "the loosest threshold with a guaranteed fidelity on texts of your own"),
-    "diagnose": ("quality", "would texts leave early, would it pay, and do depths compare"),
-    "held_out": ("quality", "texts that training did not draw, to calibrate and to time with"),
+    "front": ("quality", "closeness to the teacher over cost: exits beside rivals; choose a threshold"),
+    "calibrate": ("quality", "the loosest threshold with a certificate of closeness, on texts of your own"),
+    "diagnose": ("quality", "would texts of your own leave early, would it pay, how far would it move them"),
     "latency": ("speed", "time of a batch with exits and without, by batch size and length"),
     "peers": ("speed", "LEAP and its teacher in every library that people run them in, side by side"),
     "throughput": ("speed", "texts a second in training, beside a plain loop"),
@@ -25,16 +26,13 @@ COMMANDS = {
     "corpus_cost": ("speed", "cost of embedding a corpus, how it grows, and an estimate for 10^9 texts"),
     "fuzz": ("stress", "random calls of all kinds: the right vectors or one clear error"),
     "correctness": ("stress", "fast ways to run the model beside one text at a time, on real texts"),
-    "parity": ("stress", "ONNX files beside torch: exit layers, embeddings, int8 on sentence pairs"),
     "endurance": ("stress", "an hour from several threads: memory, the same vectors, steady speed"),
     "survival": ("stress", "training and corpus encoding killed, short of disk, with damaged files"),
     "ablation": ("studies", "which terms of the objective open the exits, in short runs"),
     "baselines": ("studies", "LEAP beside other ways to distil, in short runs on the same texts"),
     "seeds": ("studies", "a recipe trained over several seeds: mean and standard deviation"),
     "paper_l12": ("studies", "the paper's own protocol of 12 layers, beside its published figures"),
-    "card": ("card", "model_card.md from results/: a rendering, no evaluation"),
-    "reliability": ("card", "docs/reliability.md from results/: a rendering, no evaluation"),
-    "licences": ("card", "docs/licences.md from the packages installed: no evaluation"),
+    "card": ("card", "model_card.md and docs/evidence.md from results/: a rendering, no evaluation"),
 }
 
 
@@ -58,23 +56,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # Here: an evaluation does not need what another one imports.
     module = importlib.import_module(f"eval.{COMMANDS[name][0]}.{name}")
-    parser = OneLineParser(prog=f"python -m eval {name}", description=module.__doc__.splitlines()[0])
-    module.add_arguments(parser)
-    args = parser.parse_args(rest)
+    prog = f"python -m eval {name}"
     transformers_logging.disable_progress_bar()  # of loading the weights, which is over before it is read
     try:
-        report = module.run(args)
+        report, options = (
+            evaluate(name, module, rest) if hasattr(module, "Options") else _run(prog, module, rest)
+        )
     except UsageError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
     except NothingQualifiesError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return 1
     print(report.summary)
-    if args.output:
-        write_json(args.output, report.to_json(argv))
-        print(f"written to {args.output}")
+    if options.output:
+        write_json(options.output, report.to_json(argv))
+        print(f"written to {options.output}")
     return 0
+
+
+def _run(prog: str, module: ModuleType, argv: Sequence[str]) -> tuple[Any, Any]:
+    """An evaluation that has no dataclass of options yet; see `eval.frame.evaluate`."""
+    parser = OneLineParser(prog=prog, description=module.__doc__.splitlines()[0])
+    module.add_arguments(parser)
+    args = parser.parse_args(argv)
+    return module.run(args), args
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leap.encode.exits import theta_text
 from leap.errors import UsageError
 from leap.files import atomic_write
 
@@ -17,106 +16,6 @@ try:
     from matplotlib import ticker
 except ImportError as error:
     raise UsageError("--plot: needs matplotlib: pip install matplotlib") from error
-
-FORMATS = ("png", "svg", "pdf")
-
-
-def check_format(argument: str, path: Path) -> None:
-    """Raise a UsageError if the ending of `path` names no kind of picture."""
-    if path.suffix[1:] not in FORMATS:
-        raise UsageError(f"{argument}: {str(path)!r} must end in one of .{', .'.join(FORMATS)}")
-
-
-def plot_pareto(figures: dict[str, Any], title: str, *paths: Path) -> None:
-    """Draw Spearman over mean depth, of the grid of `eval.quality.pareto` and of static cuts.
-
-    Args:
-        figures: what `evaluate_pareto` returns, with `chosen` or without.
-        title: of the picture.
-        *paths: files to write; the ending of each says of what kind.
-    """
-    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=200)
-    for first_layer in sorted({point["min_exit_layer"] for point in figures["grid"]}):
-        points = [point for point in figures["grid"] if point["min_exit_layer"] == first_layer]
-        points.sort(key=lambda point: point["mean_exit_layer"])
-        axes.plot(
-            [point["mean_exit_layer"] for point in points],
-            [point["spearman"] for point in points],
-            marker=".",
-            linewidth=1.2,
-            label=f"exits, from layer {first_layer}",
-        )
-    if "per_layer" in figures:
-        points = figures["per_layer"]
-        axes.plot(
-            [point["mean_exit_layer"] for point in points],
-            [point["spearman"] for point in points],
-            color="0.6",
-            marker=".",
-            linewidth=1.2,
-            label="exits, a threshold a layer, the best",
-        )
-    # Layers that no setting leaves at are far below the rest and would flatten it.
-    shallowest = int(min(point["mean_exit_layer"] for point in figures["grid"]))
-    static = figures["static"][shallowest - 1 :]
-    axes.plot(
-        [cut["layer"] for cut in static],
-        [cut["spearman"] for cut in static],
-        color="black",
-        linestyle="--",
-        marker="o",
-        label="cut at a fixed layer",
-    )
-    if "chosen" in figures:
-        chosen = figures["chosen"]
-        axes.plot(
-            chosen["mean_exit_layer"],
-            chosen["spearman"],
-            color="crimson",
-            marker="*",
-            markersize=15,
-            linestyle="none",
-            label=f"chosen: theta {theta_text(chosen['exit_threshold'])}",
-        )
-    axes.set(xlabel="mean layer at which a sentence leaves", ylabel="Spearman correlation", title=title)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=9)
-    _save(figure, paths)
-
-
-def plot_front(figures: dict[str, Any], *paths: Path) -> None:
-    """Draw a front of exit rules over cuts, a panel for each set and metric.
-
-    Args:
-        figures: what `eval.quality.front.evaluate_front` returns.
-        *paths: files to write; the ending of each says of what kind.
-    """
-    sets = figures["sets"]
-    columns = min(2, len(sets))
-    rows = -(-len(sets) // columns)
-    figure, panels = plt.subplots(rows, columns, figsize=(4.5 * columns, 3.2 * rows), dpi=150, squeeze=False)
-    for axes, found in zip(panels.flat, sets, strict=False):
-        static, shallowest = found["static"], len(found["static"])
-        for kind, style in (("one theta", "C0.-"), ("theta a layer", "C1.-"), ("config", "C3*")):
-            points = [point for point in found["points"] if point["kind"] == kind]
-            points.sort(key=lambda point: point["mean_layer"])
-            depths = [point["mean_layer"] for point in points]
-            axes.plot(
-                depths, [point["score"] for point in points], style, linewidth=1.1, label=f"exits, {kind}"
-            )
-            if kind != "config":
-                coins = [point["coin"]["score"] for point in points]
-                axes.plot(depths, coins, "x", color=style[:2], markersize=4, alpha=0.6)
-            shallowest = min([shallowest, *map(int, depths)])
-        layers = range(shallowest, len(static) + 1)
-        axes.plot(layers, static[shallowest - 1 :], "ko--", linewidth=1, label="cut (x: coin between cuts)")
-        title = ", ".join(part for part in (found["name"], found["documents"]) if part)
-        axes.set(xlabel="mean layer", ylabel=found["metric"], title=title)
-        axes.grid(alpha=0.3)
-    for axes in panels.flat[len(sets) :]:
-        axes.set_axis_off()
-    panels[0, 0].legend(fontsize=7)
-    _save(figure, paths)
 
 
 def plot_baselines(figures: dict[str, Any], title: str, *paths: Path) -> None:
@@ -161,39 +60,7 @@ def plot_baselines(figures: dict[str, Any], title: str, *paths: Path) -> None:
     )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
-    _save(figure, paths)
-
-
-def plot_diagnosis(figures: dict[str, Any], title: str, *paths: Path) -> None:
-    """Draw the similarity curve, the exit rate, the time balance and the comparability of depths.
-
-    Args:
-        figures: what `eval.quality.diagnose.diagnose` returns.
-        title: of the picture; the verdict is put after it.
-        *paths: files to write; the ending of each says of what kind.
-    """
-    theta, time, matrices = figures["exit_threshold"], figures["time"], figures["comparability"]
-    layers = range(1, len(figures["similarity_curve"]) + 1)
-    figure, axes = plt.subplot_mosaic("AABBCC;DDDEEE", figsize=(9, 7), dpi=150)
-
-    axes["A"].plot(layers, figures["similarity_curve"], marker="o")
-    axes["A"].axhline(theta, color="crimson", linestyle="--", label=f"theta {theta:g}")
-    axes["A"].set(title="mean cosine to the last layer", xlabel="layer", ylim=(None, 1.02))
-    axes["A"].legend(fontsize=8)
-    axes["B"].bar(layers, [100 * rate for rate in figures["exits"]["rate"]])
-    axes["B"].set(title="texts that leave, %", xlabel="layer", ylim=(0, 100))
-    axes["C"].bar(["watching", "saved"], [time["watching_ms"], time["saved_ms"]], color=["crimson", "C2"])
-    axes["C"].set(title="time of a text, ms, batch 1")
-    for name, key, heading in (
-        ("D", "spearman", "Spearman, the two texts at two layers"),
-        ("E", "random_cosine", "mean cosine of unrelated texts"),
-    ):
-        axes[name].set_axis_off()
-        if key in matrices:
-            _draw_matrix(axes[name], matrices[key], heading)
-    exits_early = figures["verdict"]["exits_early"]
-    figure.suptitle(f"{title}: {'exits early' if exits_early else 'does not exit early'}")
-    _save(figure, paths)
+    save(figure, paths)
 
 
 def plot_peers(figures: dict[str, Any], title: str, *paths: Path) -> None:
@@ -208,7 +75,7 @@ def plot_peers(figures: dict[str, Any], title: str, *paths: Path) -> None:
     _draw_quality(left, figures)
     _draw_speedups(right, figures)
     figure.suptitle(title, fontsize=11)
-    _save(figure, paths)
+    save(figure, paths)
 
 
 def _draw_quality(axes: Any, figures: dict[str, Any]) -> None:
@@ -297,24 +164,15 @@ def _draw_speedups(axes: Any, figures: dict[str, Any]) -> None:
     axes.legend(fontsize=7, ncols=2, loc="upper center")
 
 
-def _draw_matrix(axes: Any, matrix: list[list[float]], title: str) -> None:
-    """Draw a matrix of layers by layers, layer 1 at the top left, each number in its square."""
-    axes.set_axis_on()
-    axes.imshow(matrix, cmap="viridis")
-    middle = (min(map(min, matrix)) + max(map(max, matrix))) / 2
-    for row, values in enumerate(matrix):
-        for column, value in enumerate(values):
-            color = "black" if value > middle else "white"
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=color)
-    numbers = range(len(matrix))
-    labels = [str(number + 1) for number in numbers]
-    axes.set_xticks(numbers, labels)
-    axes.set_yticks(numbers, labels)
-    axes.set(title=title, xlabel="layer of the second text", ylabel="layer of the first text")
+def save(figure: Any, paths: Sequence[Path], bottom: float = 0.0) -> None:
+    """Write a figure to files, the ending of each saying of what kind, and close it.
 
-
-def _save(figure: Any, paths: Sequence[Path]) -> None:
-    figure.tight_layout()
+    Args:
+        figure: of matplotlib.
+        paths: files to write.
+        bottom: share of the height left free below, for a legend.
+    """
+    figure.tight_layout(rect=(0, bottom, 1, 1))
     for path in paths:
         picture = io.BytesIO()
         figure.savefig(picture, format=path.suffix[1:])

@@ -1,4 +1,4 @@
-"""Encode sentences with LEAP and show where each one leaves the network, and what that saves.
+"""Encode sentences with LEAP and show how many layers each one runs, and what that saves.
 
     python examples/demo.py --texts "one sentence|another one"
 
@@ -44,11 +44,11 @@ DEFAULT_TEXTS = [
 
 @dataclass(frozen=True)
 class Row:
-    """One text: where it left, cosine to its full-depth embedding, time at full depth and with exits."""
+    """One text: layers it ran, cosine to its full-depth embedding, time at full depth and with exits."""
 
     text: str
     tokens: int
-    layer: int
+    layers: int
     cosine: float
     full_ms: float
     exit_ms: float
@@ -66,17 +66,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         texts = read_texts(args.texts, args.file)
         model, tokenizer = load(args.model)
         rule: dict[str, Any] = {} if args.exit_threshold is None else {"exit_threshold": args.exit_threshold}
-        theta, first_layer, _ = model.config.resolve_exit_rule(**rule)
-        if theta is None:
+        thetas = model.config.exit_thresholds(**rule)
+        if not thetas:
             raise ValueError("--exit_threshold: the model has none of its own: give one, such as 0.95")
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         print(f"demo: error: {reason}", file=sys.stderr)
         return 2
     depth = model.config.num_hidden_layers
-    print(f"{args.model}: {depth} layers, {describe(theta, first_layer)}\n")
-    print(" layer   cosine to      full      with")
-    print("  left  full depth     depth     exits  text")
+    print(f"{args.model}: {depth} layers, {describe(thetas, model.config.landing_layer)}\n")
+    print("layers   cosine to      full      with")
+    print("   run  full depth     depth     exits  text")
     rows = []
     for text in texts:
         rows.append(measure(model, tokenizer, text, rule))
@@ -85,12 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def describe(theta: float | list[float | None], first_layer: int) -> str:
-    """The exit rule in words: one threshold, or one a layer."""
-    if not isinstance(theta, list):
-        return f"theta {theta:g}, exits from layer {first_layer}"
-    layers = [(n, t) for n, t in enumerate(theta[:-1], start=1) if n >= first_layer and t is not None]
-    return "exits at " + ", ".join(f"layer {n} (theta {t:g})" for n, t in layers)
+def describe(thetas: dict[int, float], landing_layer: int | None) -> str:
+    """The exit rule in words: theta by layer, and where texts that reach it go on."""
+    tests = ", ".join(f"layer {layer} (theta {theta:g})" for layer, theta in thetas.items())
+    then = "leave there" if landing_layer is None else f"skip to layer {landing_layer}"
+    return f"tested after {tests}; converged texts {then}"
 
 
 def read_texts(joined: str | None, file: Path | None) -> list[str]:
@@ -151,25 +150,25 @@ def measure(model: Any, tokenizer: Any, text: str, rule: dict[str, Any]) -> Row:
     full, left = outputs
     cosine = torch.nn.functional.cosine_similarity(full.sentence_embedding, left.sentence_embedding).item()
     full_ms, exit_ms = (statistics.median(part) for part in times)
-    return Row(text, batch["input_ids"].shape[1], left.exit_layer.item(), cosine, full_ms, exit_ms)
+    return Row(text, batch["input_ids"].shape[1], left.layers_run.item(), cosine, full_ms, exit_ms)
 
 
 def line(row: Row, depth: int, width: int = 60) -> str:
     """A row as a line of the table."""
     text = row.text if len(row.text) <= width else row.text[: width - 3] + "..."
     return (
-        f"{row.layer:>3} of {depth}  {row.cosine:>8.4f}  {row.full_ms:>7.2f} ms{row.exit_ms:>7.2f} ms  "
+        f"{row.layers:>3} of {depth}  {row.cosine:>8.4f}  {row.full_ms:>7.2f} ms{row.exit_ms:>7.2f} ms  "
         f"{text} ({row.tokens} tokens)"
     )
 
 
 def totals(rows: list[Row], depth: int) -> str:
     """What all texts together show."""
-    mean_layer = statistics.mean(row.layer for row in rows)
+    mean_layers = statistics.mean(row.layers for row in rows)
     full, left = sum(row.full_ms for row in rows), sum(row.exit_ms for row in rows)
     return (
-        f"{len(rows)} texts: mean exit layer {mean_layer:.2f} of {depth}, "
-        f"layer ratio {depth / mean_layer:.2f}, measured speedup {full / left:.2f} "
+        f"{len(rows)} texts: {mean_layers:.2f} of {depth} layers on average, "
+        f"layer ratio {depth / mean_layers:.2f}, measured speedup {full / left:.2f} "
         f"({full:.1f} ms -> {left:.1f} ms)\n"
         f"lowest cosine to full depth {min(row.cosine for row in rows):.4f}; one text at a time, "
         f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, {platform.machine()}, "

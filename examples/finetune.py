@@ -1,4 +1,4 @@
-"""Fine-tune LEAP-MiniLM on pairs of your own and keep its exits open; scores before and after.
+"""Fine-tune LEAP-MiniLM on pairs of your own and keep its exits worth taking; scores before and after.
 
 python examples/finetune.py --data pairs.csv --output_dir runs/mine
 
@@ -23,15 +23,8 @@ from transformers.utils import logging as transformers_logging
 from eval.report import Report
 from leap.arguments import OneLineParser, check_writable, positive
 from leap.distill.finetuning import FineTuning, finetune
-from leap.encode.encoder import Encoder, encode_layers, find_model, load_encoder
-from leap.encode.exits import (
-    FloatArray,
-    at_layers,
-    exit_layers,
-    row_cosines,
-    successive_cosines,
-    unit_vectors,
-)
+from leap.encode.encoder import Encoder, encode, find_model, load_encoder
+from leap.encode.exits import FloatArray, row_cosines, unit_vectors
 from leap.encode.metrics import spearman
 from leap.errors import UsageError
 from leap.files import write_json
@@ -136,7 +129,7 @@ def run(args: argparse.Namespace, train: Pairs, validation: Pairs) -> Report:
         before = replace(before, name=".")  # a result says nothing of where this repository lies
     if before.model.config.exit_threshold is None:
         raise UsageError(
-            "--model: it has no exit_threshold in its config: choose one by `python -m eval pareto`"
+            "--model: it has no exit_threshold in its config: choose one by `python -m eval calibrate`"
         )
     encoders = {"before": before}
     folders = {"L_exit": (args.output_dir, args.exit_weight)}
@@ -169,22 +162,21 @@ def run(args: argparse.Namespace, train: Pairs, validation: Pairs) -> Report:
 
 
 def score(encoder: Encoder, pairs: Pairs) -> dict[str, Any]:
-    """The score at full depth, with the model's own exits, and at every layer.
+    """The score at full depth, by the model's own exit rule and where all texts leave, and what it costs.
 
     Returns:
-        `full_depth`, `exits`, `mean_exit_layer` over the 2N texts, `exit_histogram` and `static`, the score
-        cut after layers 1 .. L.
+        `full_depth`; `exits`; `all_leave`, and `distance`, the mean of 1 - cos of what that gives to full
+        depth; by the model's rule, `mean_layers_run`, and `leaving`, the share that ran less than all layers.
     """
-    theta, first_layer, patience = encoder.exit_rule()
-    layers = encode_layers(encoder, pairs.first + pairs.second)
-    left = exit_layers(successive_cosines(layers, patience), theta, first_layer)
-    static = [quality(layers[:, layer], pairs) for layer in range(encoder.depth)]
+    texts = pairs.first + pairs.second
+    full, exits, early = (encode(encoder, texts, exit_threshold=theta) for theta in (None, "config", -1.0))
     return {
-        "full_depth": static[-1],
-        "exits": quality(at_layers(layers, left), pairs),
-        "mean_exit_layer": float(left.mean()),
-        "exit_histogram": np.bincount(left, minlength=encoder.depth + 1)[1:].tolist(),
-        "static": static,
+        "full_depth": quality(full.embeddings, pairs),
+        "exits": quality(exits.embeddings, pairs),
+        "all_leave": quality(early.embeddings, pairs),
+        "distance": float(1 - row_cosines(early.embeddings, full.embeddings).mean()),
+        "mean_layers_run": float(exits.layers_run.mean()),
+        "leaving": float((exits.layers_run < encoder.depth).mean()),
     }
 
 
@@ -204,15 +196,15 @@ def quality(embeddings: FloatArray, pairs: Pairs) -> float:
 
 def summarise(figures: dict[str, Any]) -> str:
     """The figures as a table."""
-    pairs, depth = figures["validation"]["pairs"], len(figures["models"]["before"]["static"])
-    lines = [f"{figures['metric']} on {figures['validation']['name']}, {pairs} pairs"]
-    lines.append(f"  {'':<16}{'full depth':>12}{'exits':>10}{'mean layer':>12}   by layer")
+    titles = ("full depth", "exits", "layers run", "leaving", "all leave", "1 - cos")
+    lines = [
+        f"{figures['metric']} on {figures['validation']['name']}, {figures['validation']['pairs']} pairs",
+        f"  {'':<16}" + "".join(f"{title:>12}" for title in titles),
+    ]
     for name, found in figures["models"].items():
-        by_layer = " ".join(f"{value:.4f}" for value in found["static"])
-        lines.append(
-            f"  {name:<16}{found['full_depth']:>12.4f}{found['exits']:>10.4f}"
-            f"{found['mean_exit_layer']:>9.2f}/{depth}   {by_layer}"
-        )
+        columns = [f"{found['full_depth']:.4f}", f"{found['exits']:.4f}", f"{found['mean_layers_run']:.2f}"]
+        columns += [f"{found['leaving']:.1%}", f"{found['all_leave']:.4f}", f"{found['distance']:.4f}"]
+        lines.append(f"  {name:<16}" + "".join(f"{column:>12}" for column in columns))
     return "\n".join(lines)
 
 

@@ -1,11 +1,17 @@
-"""Command line of the evaluations: what all of them take, and errors of one line."""
+"""Command lines: options as a dataclass, errors of one line, and checks before hours of work."""
 
 import argparse
+import dataclasses
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from transformers import HfArgumentParser
+
 from leap.errors import UsageError
+
+PICTURES = (".png", ".svg", ".pdf")
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -14,6 +20,71 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print `message` and leave with status 2, as argparse does."""
         self.exit(2, f"{self.prog}: error: {message} (--help lists the arguments)\n")
+
+
+class OptionsParser(OneLineParser, HfArgumentParser):
+    """Reads a dataclass of options, its fields made by `option`, and nothing else, from a command line."""
+
+    def __init__(self, options: type, **kwargs: Any) -> None:
+        super().__init__(options, formatter_class=_DefaultsFormatter, **kwargs)
+
+    def parse(self, argv: Sequence[str] | None = None) -> Any:
+        """The options given in `argv`; None: those of the process.
+
+        Raises:
+            UsageError: what the dataclass itself finds wrong.
+            SystemExit: with status 2 and one line for what does not parse.
+        """
+        options = vars(self.parse_args(argv))
+        return self.dataclass_types[0](**options)
+
+
+class _DefaultsFormatter(argparse.HelpFormatter):
+    """Adds the default where there is one to speak of."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        nothing = (
+            action.default is None or action.default is False or action.default in ([], argparse.SUPPRESS)
+        )
+        return f"{action.help}" if nothing or action.required else f"{action.help} (default: %(default)s)"
+
+
+def option(help: str, default: Any = dataclasses.MISSING) -> Any:
+    """A field of a dataclass of options; without a default it must be given. A default may be a list."""
+    text = help.replace("%", "%%")  # argparse fills in names otherwise
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata={"help": text})
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+def check_at_least(options: Any, low: float, *names: str) -> None:
+    """Raise a UsageError unless these fields, where they are not None, are at least `low`."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not value >= low:
+            raise UsageError(f"--{name}: must be at least {low}, got {value}")
+
+
+def check_share(options: Any, *names: str) -> None:
+    """Raise a UsageError unless these fields lie between 0 and 1, both left out."""
+    for name in names:
+        value = getattr(options, name)
+        if not 0 < value < 1:
+            raise UsageError(f"--{name}: must be in (0, 1), got {value}")
+
+
+def threshold(text: str | float | None, argument: str = "--exit_threshold") -> float | str | None:
+    """Theta as it is given on a command line: a number, "none" for full depth, or "config".
+
+    Raises:
+        UsageError: none of these.
+    """
+    if text is None or text in ("config", "none"):
+        return None if text == "none" else text
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"{argument}: must be a number, none or config, got {text!r}") from error
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, *, batch_size: bool = True) -> None:
@@ -110,10 +181,10 @@ def check_plots(paths: Sequence[Path]) -> None:
     """
     for path in paths:
         check_writable("--plot", path)
-        # Here: matplotlib takes long to load and is not needed otherwise.
-        from eval.plot import check_format
-
-        check_format("--plot", path)
+        if path.suffix not in PICTURES:
+            raise UsageError(f"--plot: {str(path)!r} must end in one of {', '.join(PICTURES)}")
+    if paths and importlib.util.find_spec("matplotlib") is None:  # found without loading it, which takes long
+        raise UsageError("--plot: needs matplotlib: pip install matplotlib")
 
 
 def check_writable(argument: str, path: Path | None) -> None:

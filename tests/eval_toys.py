@@ -17,6 +17,8 @@ WORDS = (
 
 # The cosines of successive layers of conftest's tiny model lie around it: toy texts leave at several layers.
 RULE = {"exit_threshold": 0.5, "min_exit_layer": 2}
+# The released model's rule: one test, after layer 1, and who has converged lands in layer 5.
+LEAP_RULE = {"exit_threshold": 0.5655, "min_exit_layer": 1, "max_exit_layer": 1, "landing_layer": 5}
 
 PAIRS = [
     ("a cat sat on the mat", "the cat sat on a mat", 4.8),

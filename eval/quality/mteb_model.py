@@ -4,11 +4,11 @@
     import eval.quality.mteb_model
     model = mteb.get_model("leap/LEAP-MiniLM-L6", exit_threshold=0.93)
     results = mteb.evaluate(model, mteb.get_tasks(tasks=["STSBenchmark"]))
-    print(model.mean_exit_layer)
+    print(model.layers_run / model.texts)
 
 or, with mteb's own command line after the two arguments that it does not know,
 
-    python -m eval.mteb_model --exit_threshold 0.93 run -m leap/LEAP-MiniLM-L6 -t STSBenchmark
+    python -m eval.quality.mteb_model --exit_threshold 0.93 run -m leap/LEAP-MiniLM-L6 -t STSBenchmark
 """
 
 import argparse
@@ -16,7 +16,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 from huggingface_hub import snapshot_download
 from mteb.cli.build_cli import main as mteb_main
 from mteb.models import ModelMeta
@@ -63,7 +62,7 @@ class LeapEncoder(AbsEncoder):
         self.encoder = load_encoder(source, device=device, argument="source")
         theta, first_layer, _ = self.encoder.exit_rule(exit_threshold, min_exit_layer)
         self.rule = {"exit_threshold": theta, "min_exit_layer": first_layer}
-        self.exit_histogram = np.zeros(self.encoder.depth, dtype=np.int64)
+        self.texts = self.layers_run = 0  # encoded so far, and the layers that all of them ran
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
@@ -79,12 +78,6 @@ class LeapEncoder(AbsEncoder):
         rule = self.rule | {"exit_threshold": theta_text(self.rule["exit_threshold"])}
         self._meta = meta.model_copy(update={"experiment_kwargs": dict(meta.experiment_kwargs or {}) | rule})
 
-    @property
-    def mean_exit_layer(self) -> float:
-        """Mean layer, from 1, at which all texts left that were encoded so far; NaN before the first."""
-        counts = self.exit_histogram
-        return float(counts @ np.arange(1, len(counts) + 1) / counts.sum()) if counts.any() else float("nan")
-
     def encode(self, inputs: Any, *, batch_size: int = 64, **_: Any) -> FloatArray:
         """Encode what mteb hands over.
 
@@ -98,7 +91,8 @@ class LeapEncoder(AbsEncoder):
         """
         texts = [text for batch in inputs for text in batch["text"]]
         found = encode(self.encoder, texts, batch_size=batch_size, **self.rule)
-        self.exit_histogram += np.bincount(found.exit_layers, minlength=self.encoder.depth + 1)[1:]
+        self.texts += len(texts)
+        self.layers_run += int(found.layers_run.sum())
         return found.embeddings
 
 
@@ -133,7 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: `--exit_threshold` and `--source`, then mteb's own arguments; None: those of the process.
     """
-    parser = argparse.ArgumentParser(prog="python -m eval.mteb_model", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.quality.mteb_model", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--exit_threshold", type=float, help="theta (default: the model's own)")
     parser.add_argument("--source", help="folder to load from in the place of the Hub")
     parser.add_argument("mteb", nargs=argparse.REMAINDER, help=f"as after `mteb`: run -m {NAME} -t TASK ...")

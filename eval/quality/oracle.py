@@ -72,10 +72,12 @@ def judge(bert: BertModel, model: LeapModel, call: Mapping[str, Any], output: Le
         call: the arguments the model was called with.
         output: what it gave.
     """
-    theta, first, patience = model.config.resolve_exit_rule(
-        call.get("exit_threshold", "config"), call.get("min_exit_layer")
+    config = model.config
+    depth = call.get("max_layers") or config.num_hidden_layers
+    tested = config.exit_thresholds(
+        call.get("exit_threshold", "config"), call.get("min_exit_layer"), call.get("max_layers")
     )
-    depth = call.get("max_layers") or model.config.num_hidden_layers
+    thetas = [tested.get(layer) for layer in range(1, depth + 1)]
     tokens = call["input_ids"] if call.get("input_ids") is not None else call["inputs_embeds"]
     mask = call.get("attention_mask")
     kept = torch.ones(tokens.shape[:2], dtype=torch.bool) if mask is None else mask != 0
@@ -85,19 +87,16 @@ def judge(bert: BertModel, model: LeapModel, call: Mapping[str, Any], output: Le
             right = exit_layer == depth and not output.sentence_embedding[row].any()
             wrong += [] if right else [f"row {row} has no tokens and no zero vector of layer {depth}"]
             continue
-        states = _alone(bert, call, row, kept[row])[1 : depth + 1]
-        layers = np.stack([state.double().mean(dim=0).numpy() for state in states])
-        cosines = (
-            successive_cosines(layers[None], patience) if depth > patience else np.full((1, depth), np.nan)
-        )
-        expected = depth
-        if theta is not None and first <= depth:
-            thetas = theta[:depth] if isinstance(theta, list) else theta
-            expected = int(exit_layers(cosines, thetas, first)[0])
-            if exit_layer != expected and in_tie_band(cosines[0], thetas, first, max(exit_layer, expected)):
-                tied += 1
-                expected = exit_layer
-        complaint = _compare(output, row, kept[row], expected, states, layers)
+        states = _alone(bert, call, row, kept[row])[: depth + 1]
+        pooled = np.stack([state.double().mean(dim=0).numpy() for state in states])[None]
+        # With the embeddings in front, column l is s_l.
+        cosines = successive_cosines(pooled, config.exit_patience)[0, 1:]
+        expected = int(exit_layers(cosines[None], thetas, 1)[0]) if tested else depth
+        if exit_layer != expected and in_tie_band(cosines, thetas, 1, max(exit_layer, expected)):
+            tied += 1
+            expected = exit_layer
+        state = _landed(bert, states[expected], config.landing_layer, expected, depth)
+        complaint = _compare(output, row, kept[row], expected, state)
         wrong += [complaint] if complaint else []
     return Verdict(len(exits), tied, wrong, exits)
 
@@ -121,24 +120,29 @@ def _alone(bert: BertModel, call: Mapping[str, Any], row: int, kept: Tensor) -> 
     return tuple(state[0] for state in output.hidden_states)
 
 
-def _compare(
-    output: LeapModelOutput,
-    row: int,
-    kept: Tensor,
-    expected: int,
-    states: tuple[Tensor, ...],
-    layers: FloatArray,
-) -> str | None:
+def _landed(bert: BertModel, state: Tensor, landing: int | None, left: int, depth: int) -> Tensor:
+    """The last state (t, H) of a row that converged at layer `left` and went on at `landing`."""
+    if landing is None or landing > depth or left == depth:
+        return state
+    with torch.inference_mode():
+        for layer in bert.encoder.layer[landing - 1 : depth]:
+            found = layer(state[None])
+            state = (found[0] if isinstance(found, tuple) else found)[0]  # a tuple in transformers 4
+    return state
+
+
+def _compare(output: LeapModelOutput, row: int, kept: Tensor, expected: int, wanted: Tensor) -> str | None:
     """What is wrong with a row; None if nothing is."""
     if output.exit_layer[row] != expected:
         return f"row {row} left at layer {int(output.exit_layer[row])}, not {expected}"
     # Written so that NaN, which is below nothing, is wrong.
-    embedding = np.abs(output.sentence_embedding[row].double().numpy() - layers[expected - 1]).max()
+    pooled = wanted.double().mean(dim=0)
+    embedding = (output.sentence_embedding[row].double() - pooled).abs().max()
     if not embedding <= TOLERANCE:
         return f"row {row} has another embedding, by {embedding:.1e}"
-    state = (output.last_hidden_state[row][kept] - states[expected - 1]).abs().max()
+    state = (output.last_hidden_state[row][kept] - wanted).abs().max()
     # A few tokens of trained models have components of the order of 10, which rounding moves more.
-    if not state <= TOLERANCE * max(1.0, float(states[expected - 1].abs().max())):
+    if not state <= TOLERANCE * max(1.0, float(wanted.abs().max())):
         return f"row {row} has another last_hidden_state, by {state:.1e}"
     if not output.last_hidden_state[row].isfinite().all():
         return f"row {row} has padding that is not finite"

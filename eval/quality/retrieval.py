@@ -3,31 +3,24 @@
 python -m eval retrieval --model . --teacher sentence-transformers/all-MiniLM-L6-v2 --data scifact
 """
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytrec_eval
 
+from configuration_leap import ExitThreshold
+from eval.frame import OfModel
+from eval.quality.cache import DEFAULT_CACHE, cached_embeddings, cached_paths
 from eval.report import Report
-from leap.arguments import add_common_arguments, add_exit_arguments, check_writable, numbers
-from leap.encode.encoder import Encoder, encode, encode_layers, find_model, load_encoder
-from leap.encode.exits import (
-    FloatArray,
-    IntArray,
-    at_layers,
-    exit_layers,
-    successive_cosines,
-    theta_text,
-    unit_vectors,
-)
+from leap.arguments import check_writable, option, threshold
+from leap.encode.encoder import Encoder, find_model, load_encoder
+from leap.encode.exits import FloatArray, theta_text, unit_vectors
+from leap.encode.paths import Paths
 from leap.errors import UsageError
-from leap.files import atomic_write, checksum
 from leap.text.sets import Qrels, RetrievalData, load_retrieval
 
-DEFAULT_CACHE = Path("~/.cache/leap")
 METRICS = {"ndcg@10": "ndcg_cut.10", "recall@100": "recall.100"}  # ours -> trec_eval's
 DEPTH_OF_RANKING = 100
 SETTINGS = {
@@ -35,8 +28,33 @@ SETTINGS = {
     "full_depth": "full depth, own documents",
     "exits": "exits, own documents with exits",
     "exit_queries": "query exits, own documents",
+    "full_queries": "full depth, teacher's documents",
     "teacher_documents": "query exits, teacher's documents",
 }
+
+
+@dataclass(kw_only=True)
+class Options(OfModel):
+    """Options of this evaluation."""
+
+    data: str = option("folder in BEIR's layout, a short name such as scifact, or a Hub id", "scifact")
+    split: str = option("split of the judgements", "test")
+    teacher: str | None = option("encoder of an index that stays as it is; named as --model is", None)
+    exit_threshold: str = option("theta, none for full depth, or config for the model's own", "config")
+    teacher_documents_only: bool = option(
+        "only the settings over the teacher's documents: the others embed all documents anew", False
+    )
+    cache: Path = option("folder of document embeddings", DEFAULT_CACHE)
+
+    def __post_init__(self) -> None:
+        """See `eval.frame.Options`."""
+        super().__post_init__()
+        threshold(self.exit_threshold)
+        check_writable("--cache", self.cache.expanduser() / "embeddings")
+        if self.teacher:
+            find_model(self.teacher, "--teacher")
+        elif self.teacher_documents_only:
+            raise UsageError("--teacher_documents_only: needs the encoder of those documents: give --teacher")
 
 
 def evaluate_retrieval(
@@ -45,14 +63,12 @@ def evaluate_retrieval(
     *,
     teacher: Encoder | None = None,
     own_documents: bool = True,
-    exit_threshold: float | Literal["config"] | None = "config",
-    min_exit_layer: int | None = None,
-    thetas: Sequence[float] = (),
+    exit_threshold: ExitThreshold | str = "config",
     cache: Path = DEFAULT_CACHE,
     batch_size: int = 64,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """nDCG@10 and Recall@100 of trec_eval, by cosine, in up to five settings.
+    """nDCG@10 and Recall@100 of trec_eval, by cosine, in up to six settings.
 
     Args:
         encoder: the model under test.
@@ -60,92 +76,60 @@ def evaluate_retrieval(
         teacher: the encoder that made the index of the settings named after it; None: leave them out.
         own_documents: evaluate the settings whose documents the model embeds, too.
         exit_threshold: theta; "config": the model's own; None: leave out the settings with exits.
-        min_exit_layer: l_min; None: the model's own.
-        thetas: further thresholds, to let queries out by over the teacher's documents.
-        cache: folder of document embeddings, so that the next run has them at once.
+        cache: folder of embeddings, so that the next run has them at once.
         batch_size: texts a forward pass.
         progress: show progress bars.
 
     Returns:
-        `documents` and `queries`, how many; `exit_rule`; `settings`: name -> `ndcg@10`, `recall@100`, and
-        `mean_query_layer` and `mean_document_layer` of the model under test (None where another encoder did
-        it); `query_exit_histogram` at layers 1 .. L; `static_queries`: the scores over the teacher's
-        documents with all queries cut at each `layer`, and `grid`: those with query exits at each of
-        `thetas`, with the rule and `mean_query_layer` (both None without a teacher).
+        `documents` and `queries`, how many; `exit_threshold`; `settings`: name -> `ndcg@10`, `recall@100`,
+        and `query_layers` and `document_layers`, mean layers that the model under test runs a text (None
+        where another encoder did it).
 
     Raises:
-        UsageError: a threshold out of range, nothing to evaluate, or a teacher of another width.
+        UsageError: a threshold out of range, or a teacher of another width.
     """
-    theta, first_layer, patience = own_rule = encoder.exit_rule(exit_threshold, min_exit_layer)
-    for other in thetas:
-        encoder.exit_rule(other, min_exit_layer)  # a wrong one stops here, before the work
-    if not own_documents and teacher is None:
-        raise UsageError("--teacher_documents_only: needs the encoder of those documents: give --teacher")
+    theta, _, _ = encoder.exit_rule(exit_threshold)
     if teacher and teacher.model.config.hidden_size != encoder.model.config.hidden_size:
         raise UsageError(f"--teacher: {teacher.name!r} has vectors of another width than the model's")
-
-    def score(queries: FloatArray, documents: FloatArray) -> dict[str, float]:
-        return rank_metrics(data.qrels, rank(queries, documents, list(data.queries), list(data.documents)))
-
-    depth = encoder.depth
-    asked = list(data.queries.values())
-    label = f"queries of {data.name}" if progress else None
-    queries = encode_layers(encoder, asked, batch_size=batch_size, progress=label)
-    exit_queries, query_exits = _leave(queries, *own_rule)
-    mean_query = None if query_exits is None else float(query_exits.mean())
+    asked, texts = list(data.queries.values()), list(data.documents.values())
     settings: dict[str, dict[str, Any]] = {}
-    static: list[dict[str, Any]] | None = None
-    grid: list[dict[str, Any]] | None = None
 
+    def paths(what: str, texts: list[str]) -> Paths:
+        label = f"{what} of {data.name}, {encoder.name}" if progress else None
+        return cached_paths(encoder, texts, cache, batch_size=batch_size, progress=label)
+
+    def add(name: str, queries: FloatArray, documents: FloatArray, *layers: float | None) -> None:
+        found = rank(queries, documents, list(data.queries), list(data.documents))
+        costs = dict(zip(("query_layers", "document_layers"), layers, strict=True))
+        settings[name] = rank_metrics(data.qrels, found) | costs
+
+    queries, depth = paths("queries", asked), encoder.depth
+    query_cost = float(queries.cost(theta).mean())
     if teacher:
-        index = cached_documents(teacher, data, cache, batch_size=batch_size, progress=progress)
-        by_teacher = encode(teacher, asked, batch_size=batch_size, exit_threshold=None)
-        settings["teacher"] = score(by_teacher.embeddings, index) | _means(None, None)
-        static = [{"layer": layer + 1, **score(queries[:, layer], index)} for layer in range(depth)]
-        if exit_queries is not None:
-            settings["teacher_documents"] = score(exit_queries, index) | _means(mean_query, None)
-        cosines = successive_cosines(queries, patience)
-        grid = []
-        for other in thetas:
-            left = exit_layers(cosines, other, first_layer)
-            rule = {"exit_threshold": other, "min_exit_layer": first_layer}
-            found = score(at_layers(queries, left), index)
-            grid.append(rule | {"mean_query_layer": float(left.mean())} | found)
+        how = {"batch_size": batch_size, "progress": f"{data.name}, {teacher.name}" if progress else None}
+        index, by_teacher = (cached_embeddings(teacher, part, cache, **how) for part in (texts, asked))
+        add("teacher", by_teacher, index, None, None)
+        add("full_queries", queries.full, index, depth, None)
+        if theta is not None:
+            add("teacher_documents", queries.at(theta), index, query_cost, None)
     if own_documents:
-        documents = cached_documents(
-            encoder, data, cache, every_layer=True, batch_size=batch_size, progress=progress
-        )
-        exit_documents, document_exits = _leave(documents, *own_rule)
-        settings["full_depth"] = score(queries[:, -1], documents[:, -1]) | _means(depth, depth)
-        if exit_queries is not None:
-            mean_document = float(document_exits.mean())
-            settings["exits"] = score(exit_queries, exit_documents) | _means(mean_query, mean_document)
-            settings["exit_queries"] = score(exit_queries, documents[:, -1]) | _means(mean_query, depth)
+        documents = paths("documents", texts)
+        add("full_depth", queries.full, documents.full, depth, depth)
+        if theta is not None:
+            add(
+                "exits",
+                queries.at(theta),
+                documents.at(theta),
+                query_cost,
+                float(documents.cost(theta).mean()),
+            )
+            add("exit_queries", queries.at(theta), documents.full, query_cost, depth)
     return {
-        "documents": len(data.documents),
-        "queries": len(data.queries),
-        "exit_rule": {"exit_threshold": theta, "min_exit_layer": first_layer, "exit_patience": patience},
+        "documents": len(texts),
+        "queries": len(asked),
+        "exit_threshold": theta,
         "settings": {name: settings[name] for name in SETTINGS if name in settings},
-        "query_exit_histogram": (
-            None if query_exits is None else np.bincount(query_exits, minlength=depth + 1)[1:].tolist()
-        ),
-        "static_queries": static,
-        "grid": grid,
     }
-
-
-def _leave(
-    layers: FloatArray, theta: float | list[float | None] | None, first_layer: int, patience: int
-) -> tuple[FloatArray | None, IntArray | None]:
-    """Of all layers' embeddings (N, L, H) those at the exits (N, H) and the exit layers (N,), if any."""
-    if theta is None:
-        return None, None
-    left = exit_layers(successive_cosines(layers, patience), theta, first_layer)
-    return at_layers(layers, left), left
-
-
-def _means(query: float | None, document: float | None) -> dict[str, float | None]:
-    return {"mean_query_layer": query, "mean_document_layer": document}
 
 
 def rank(
@@ -193,105 +177,34 @@ def query_metrics(qrels: Qrels, ranking: dict[str, dict[str, float]]) -> dict[st
     }
 
 
-def cached_documents(
-    encoder: Encoder,
-    data: RetrievalData,
-    cache: Path,
-    *,
-    every_layer: bool = False,
-    batch_size: int = 64,
-    progress: bool = False,
-) -> FloatArray:
-    """The documents' embeddings at full depth, (D, H) float32, or with `every_layer` at all, (D, L, H).
-
-    From `cache` where they have been computed before: they are stored under the checksum of the documents and
-    of all that the encoder's embeddings depend on, as plain .npy: nothing in it is ever unpickled.
-    """
-    parts = [encoder.fingerprint(), data.corpus_sha256]
-    path = cache.expanduser() / f"{checksum(parts + ['every layer'] * every_layer)}.npy"
-    if path.is_file():
-        return np.load(path, allow_pickle=False)
-    texts = list(data.documents.values())
-    label = f"documents of {data.name}, {encoder.name}" if progress else None
-    how = {"batch_size": batch_size, "progress": label}
-    if every_layer:
-        found = encode_layers(encoder, texts, **how)
-    else:
-        found = encode(encoder, texts, exit_threshold=None, **how).embeddings
-    with atomic_write(path) as file:
-        np.save(file, found, allow_pickle=False)
-    return found
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this evaluation."""
-    add_common_arguments(parser)
-    add_exit_arguments(parser)
-    parser.add_argument(
-        "--data", default="scifact", help="folder in BEIR's layout, a short name such as scifact, or a Hub id"
-    )
-    parser.add_argument("--teacher", help="encoder of an index that stays as it is; named as --model is")
-    parser.add_argument(
-        "--teacher_documents_only",
-        action="store_true",
-        help="only the settings over the teacher's documents: the others embed all documents anew",
-    )
-    parser.add_argument(
-        "--thetas",
-        type=numbers(float),
-        default=(),
-        help="further thresholds for queries over the teacher's documents, such as 0.9,0.95",
-    )
-    parser.add_argument(
-        "--cache", type=Path, default=DEFAULT_CACHE, help="folder of document embeddings (%(default)s)"
-    )
-
-
-def run(args: argparse.Namespace) -> Report:
-    """Run it as the command does."""
-    check_writable("--output", args.output)
-    check_writable("--cache", args.cache.expanduser() / "embeddings")
-    find_model(args.model)
-    if args.teacher:
-        find_model(args.teacher, "--teacher")
-    elif args.teacher_documents_only or args.thetas:
-        argument = "--teacher_documents_only" if args.teacher_documents_only else "--thetas"
-        raise UsageError(f"{argument}: needs the encoder of those documents: give --teacher")
-    data = load_retrieval(args.data, args.split)
-    encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
-    models = {"model": encoder}
-    if args.teacher:
-        models["teacher"] = load_encoder(args.teacher, device=args.device, argument="--teacher")
+def run(options: Options) -> Report:
+    """Evaluate a model on the set asked for."""
+    data = load_retrieval(options.data, options.split)
+    models = {"model": options.encoder()}
+    if options.teacher:
+        models["teacher"] = load_encoder(options.teacher, device=options.device, argument="--teacher")
     figures = evaluate_retrieval(
-        encoder,
+        models["model"],
         data,
         teacher=models.get("teacher"),
-        own_documents=not args.teacher_documents_only,
-        exit_threshold=args.exit_threshold,
-        min_exit_layer=args.min_exit_layer,
-        thetas=args.thetas,
-        cache=args.cache,
-        batch_size=args.batch_size,
+        own_documents=not options.teacher_documents_only,
+        exit_threshold=threshold(options.exit_threshold),
+        cache=options.cache,
+        batch_size=options.batch_size,
         progress=True,
     )
     return Report(figures, _summary(data, figures), models, data)
 
 
 def _summary(data: RetrievalData, figures: dict[str, Any]) -> str:
-    rule = figures["exit_rule"]
     lines = [
         f"{data.name}: {figures['documents']} documents, {figures['queries']} queries; "
-        f"theta {theta_text(rule['exit_threshold'])}, l_min {rule['min_exit_layer']}",
-        f"  {'':<34}{'nDCG@10':>9}{'Recall@100':>12}{'query layer':>13}{'doc layer':>11}",
+        f"theta {theta_text(figures['exit_threshold'])}",
+        f"  {'':<34}{'nDCG@10':>9}{'Recall@100':>12}{'query layers':>14}{'doc layers':>12}",
     ]
-    rows = [(SETTINGS[name], row) for name, row in figures["settings"].items()]
-    for row in figures["static_queries"] or ():
-        rows.append((f"queries at layer {row['layer']}, teacher's docs", row | _means(row["layer"], None)))
-    for row in figures["grid"] or ():
-        name = f"query exits, theta {row['exit_threshold']:g}, teacher's docs"
-        rows.append((name, row | _means(row["mean_query_layer"], None)))
-    for name, row in rows:
-        depths = [row["mean_query_layer"], row["mean_document_layer"]]
-        query, document = ("-" if depth is None else f"{depth:.2f}" for depth in depths)
-        lines.append(f"  {name:<34}{row['ndcg@10']:>9.4f}{row['recall@100']:>12.4f}{query:>13}{document:>11}")
+    for name, row in figures["settings"].items():
+        costs = [row["query_layers"], row["document_layers"]]
+        query, document = ("-" if cost is None else f"{cost:.2f}" for cost in costs)
+        scores = f"{row['ndcg@10']:>9.4f}{row['recall@100']:>12.4f}"
+        lines.append(f"  {SETTINGS[name]:<34}{scores}{query:>14}{document:>12}")
     return "\n".join(lines)

@@ -1,129 +1,117 @@
-"""Sentence similarity: Spearman's correlation at full depth, with exits, and cut at every layer.
+"""Sentence similarity: Spearman's correlation at full depth, when all leap, and by the exit rule.
 
 python -m eval sts --model . --data stsb --split test --output results/sts-stsb-test.json
 """
 
-import argparse
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from configuration_leap import ExitThreshold
+from eval.frame import OfModel
 from eval.report import Report
-from leap.arguments import add_common_arguments, add_exit_arguments, check_writable
-from leap.encode.encoder import Encoder, encode_layers, find_model, load_encoder
-from leap.encode.exits import FloatArray, at_layers, exit_layers, row_cosines, successive_cosines, theta_text
+from leap.arguments import option, threshold
+from leap.encode.encoder import Encoder
+from leap.encode.exits import FloatArray, row_cosines, theta_text
 from leap.encode.metrics import CosineSpearman, bootstrap_interval
+from leap.encode.paths import encode_paths
 from leap.text.sets import StsData, load_sts
+
+
+@dataclass(kw_only=True)
+class Options(OfModel):
+    """Options of this evaluation."""
+
+    data: str = option("CSV (sentence1,sentence2,score), stsb, STS12, STS13, STS15 or a Hub id", "stsb")
+    split: str = option("split of the data", "test")
+    exit_threshold: str = option("theta, none for full depth, or config for the model's own", "config")
+    seed: int = option("of the bootstrap", 0)
+
+    def __post_init__(self) -> None:
+        """See `eval.frame.Options`."""
+        super().__post_init__()
+        threshold(self.exit_threshold)
 
 
 def evaluate_sts(
     encoder: Encoder,
     data: StsData,
     *,
-    exit_threshold: float | Literal["config"] | None = "config",
-    min_exit_layer: int | None = None,
+    exit_threshold: ExitThreshold | str = "config",
     seed: int = 0,
     batch_size: int = 64,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Spearman's correlation of cosine with gold similarity, from one pass at full depth.
+    """Spearman's correlation of cosine with gold similarity.
 
     Args:
         encoder: the model.
         data: N pairs.
         exit_threshold: theta; "config": the model's own; None: no exits.
-        min_exit_layer: l_min; None: the model's own.
         seed: of the bootstrap.
         batch_size: texts a forward pass.
         progress: show a progress bar.
 
     Returns:
-        `pairs`; `full_depth`: `spearman` and its 95 % `interval`; `static`: the same at each `layer`;
-        `exits`: None without a threshold, else the same with the rule, `mean_exit_layer` over the 2N
-        sentences and `exit_histogram`, the number of sentences that left at layers 1 .. L.
+        `pairs`; `full_depth`: `spearman` and its 95 % `interval`, and `layers`, of a text; `paths`: the same
+        when all texts converge at one `test_layer` of the model; `exits`: the same by the rule, with its
+        `exit_threshold` and the share of sentences that leave early, `leap_share`; None without a threshold.
 
     Raises:
-        UsageError: a threshold or first layer out of its range.
+        UsageError: a threshold out of its range.
     """
-    theta, first_layer, patience = encoder.exit_rule(exit_threshold, min_exit_layer)
-    layers = embed_pairs(encoder, data, batch_size=batch_size, progress=progress)
+    theta, _, _ = encoder.exit_rule(exit_threshold)
+    label = data.name if progress else None
+    paths = encode_paths(encoder, data.first + data.second, batch_size=batch_size, progress=label)
 
-    def score(embeddings: FloatArray) -> dict[str, Any]:
+    def score(embeddings: FloatArray, layers: float) -> dict[str, Any]:
         first, second = np.split(embeddings, 2)
         metric = CosineSpearman(keep_in_memory=True)
         found = metric.compute(embeddings1=first, embeddings2=second, references=data.scores)
         interval = bootstrap_interval(row_cosines(first, second), data.scores, seed=seed)
-        return {"spearman": found["cosine_spearman"], "interval": interval}
+        return {"spearman": found["cosine_spearman"], "interval": list(interval), "layers": float(layers)}
 
-    static = [{"layer": layer, **score(layers[:, layer - 1])} for layer in range(1, encoder.depth + 1)]
-    full_depth = {key: static[-1][key] for key in ("spearman", "interval")}
     exits = None
     if theta is not None:
-        left = exit_layers(successive_cosines(layers, patience), theta, first_layer)
-        exits = {
-            "exit_threshold": theta,
-            "min_exit_layer": first_layer,
-            "exit_patience": patience,
-            **score(at_layers(layers, left)),
-            "mean_exit_layer": float(left.mean()),
-            "exit_histogram": np.bincount(left, minlength=encoder.depth + 1)[1:].tolist(),
-        }
-    return {"pairs": len(data.scores), "full_depth": full_depth, "exits": exits, "static": static}
+        leap_share = float((paths.taken(theta) < len(paths.layers)).mean())
+        exits = {"exit_threshold": theta, "leap_share": leap_share}
+        exits |= score(paths.at(theta), paths.cost(theta).mean())
+    return {
+        "pairs": len(data.scores),
+        "full_depth": score(paths.full, encoder.depth),
+        "paths": [
+            {"test_layer": int(layer), **score(paths.embeddings[:, path], paths.layers_run[path])}
+            for path, layer in enumerate(paths.layers)
+        ],
+        "exits": exits,
+    }
 
 
-def embed_pairs(
-    encoder: Encoder, data: StsData, *, batch_size: int = 64, progress: bool = False
-) -> FloatArray:
-    """(2N, L, H): every layer's embeddings of the N first sentences, then of the N second ones."""
-    texts = data.first + data.second
-    return encode_layers(encoder, texts, batch_size=batch_size, progress=data.name if progress else None)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this evaluation."""
-    add_common_arguments(parser)
-    add_exit_arguments(parser)
-    parser.add_argument(
-        "--data",
-        default="stsb",
-        help="CSV (sentence1,sentence2,score), stsb, STS12, STS13, STS15 or a Hub id",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
-
-
-def run(args: argparse.Namespace) -> Report:
-    """Run it as the command does."""
-    check_writable("--output", args.output)
-    find_model(args.model)
-    data = load_sts(args.data, args.split)
-    encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
+def run(options: Options) -> Report:
+    """Evaluate a model on the pairs asked for."""
+    data = load_sts(options.data, options.split)
+    encoder = options.encoder()
     figures = evaluate_sts(
         encoder,
         data,
-        exit_threshold=args.exit_threshold,
-        min_exit_layer=args.min_exit_layer,
-        seed=args.seed,
-        batch_size=args.batch_size,
+        exit_threshold=threshold(options.exit_threshold),
+        seed=options.seed,
+        batch_size=options.batch_size,
         progress=True,
     )
-    return Report(figures, _summary(data, figures), {"model": encoder}, data, args.seed)
+    return Report(figures, _summary(data, figures), {"model": encoder}, data, options.seed)
 
 
 def _summary(data: StsData, figures: dict[str, Any]) -> str:
     lines = [f"{data.name}: {figures['pairs']} pairs; Spearman of cosine, 95 % bootstrap interval"]
-    rows = [(f"layer {row['layer']}", row) for row in figures["static"]] + [
-        ("full depth", figures["full_depth"])
-    ]
-    exits = figures["exits"]
-    if exits:
-        rows.append(("exits", exits))
+    rows = [("full depth", figures["full_depth"])]
+    rows += [(f"all leave at layer {row['test_layer']}", row) for row in figures["paths"]]
+    if figures["exits"]:
+        rows.append((f"theta {theta_text(figures['exits']['exit_threshold'])}", figures["exits"]))
     for name, row in rows:
         low, high = row["interval"]
-        lines.append(f"  {name:<12}{row['spearman']:.4f}  [{low:.4f}, {high:.4f}]")
-    if exits:
         lines.append(
-            f"  theta {theta_text(exits['exit_threshold'])}, l_min {exits['min_exit_layer']}: "
-            f"mean exit layer {exits['mean_exit_layer']:.3f} of {len(figures['static'])}, "
-            f"by layer {exits['exit_histogram']}"
+            f"  {name:<24}{row['spearman']:.4f}  [{low:.4f}, {high:.4f}] at {row['layers']:.3f} layers"
         )
     return "\n".join(lines)

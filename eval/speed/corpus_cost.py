@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from leap.corpus.store import MANIFEST
+
 from eval.report import Report
 from leap.arguments import check_writable, numbers, positive
-from leap.corpus.store import MANIFEST
 from leap.encode.encoder import load_encoder
 from leap.errors import UsageError, first_line
 from leap.files import checksum

@@ -38,7 +38,7 @@ def sources_of(
             for path in folder.glob("*.json"):  # of the tokenizer and the model
                 shutil.copy(path, exported / path.name)
             if "onnx" in needs:
-                _export_onnx(folder, exported / "onnx")
+                _export_onnx(folder, exported / "onnx", ("exit",) if name == "leap" else ("full",))
             if "openvino" in needs:
                 _export_openvino(folder, exported / OPENVINO_FILE)
             found[name] = Sources(str(folder), str(exported), length, threads)
@@ -51,11 +51,11 @@ def _folder(encoder: Encoder) -> Path:
     return Path(found if Path(found).is_dir() else snapshot_download(found)).resolve()
 
 
-def _export_onnx(folder: Path, output: Path) -> None:
+def _export_onnx(folder: Path, output: Path, depths: Sequence[str]) -> None:
     from leap.runtime.export import export  # here: needs onnx
 
     try:
-        export(folder, output)
+        export(folder, output, depths)
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"--peers: {str(folder)!r} cannot be exported: {first_line(error)}") from error
 

@@ -237,7 +237,7 @@ def _fastembed(sources: Sources) -> dict[str, Encode]:
         normalization=True,
         sources=ModelSource(hf=name),  # asked for; not read, as the files are given below
         dim=json.loads((Path(sources.exported) / "config.json").read_text())["hidden_size"],
-        model_file="onnx/model.onnx",
+        model_file=_FLAT,
     )
     model = TextEmbedding(name, specific_model_path=sources.exported, threads=sources.threads)
 
@@ -247,12 +247,12 @@ def _fastembed(sources: Sources) -> dict[str, Encode]:
     return {FULL_DEPTH: encode}
 
 
-def _leap_encoder(runtime: str) -> Callable[[Sources], dict[str, Encode]]:
+def _leap_encoder(precision: str) -> Callable[[Sources], dict[str, Encode]]:
     def load(sources: Sources) -> dict[str, Encode]:
         from leap.runtime import LeapEncoder
 
         encoder = LeapEncoder.from_pretrained(
-            sources.exported, runtime=runtime, threads=sources.threads, max_length=sources.max_length
+            sources.exported, precision=precision, threads=sources.threads, max_length=sources.max_length
         )
 
         def make(rule: dict[str, Any]) -> Encode:
@@ -270,7 +270,7 @@ _SENTENCE = {"sentence_transformers": "sentence-transformers"}
 _ONNX = {"onnxruntime": "onnxruntime", "tokenizers": "tokenizers", "onnx": "onnx"}
 _FASTEMBED = {"fastembed": "fastembed", "onnx": "onnx", "onnxruntime": "onnxruntime"}
 OPENVINO_FILE = "openvino/model.xml"
-_FLAT, _FLAT_INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
+_FLAT, _FLAT_INT8 = "onnx/model_full.onnx", "onnx/model_full_quantized.onnx"
 
 
 def _peers() -> dict[str, Peer]:
@@ -304,23 +304,8 @@ def _peers() -> dict[str, Peer]:
             _leap_sentence_transformers,
         ),
         ("leap-transformers", "transformers, torch", "float32", {}, (), _leap_transformers),
-        ("leap-onnx", "`LeapEncoder`, segments", "float32", _ONNX, ("onnx",), _leap_encoder("onnx")),
-        (
-            "leap-onnx-single",
-            "`LeapEncoder`, one file",
-            "float32",
-            _ONNX,
-            ("onnx",),
-            _leap_encoder("onnx-single"),
-        ),
-        (
-            "leap-onnx-int8",
-            "`LeapEncoder`, segments, int8",
-            "int8",
-            _ONNX,
-            ("onnx",),
-            _leap_encoder("onnx-int8"),
-        ),
+        ("leap-onnx", "`LeapEncoder`", "float32", _ONNX, ("onnx",), _leap_encoder("float32")),
+        ("leap-onnx-int8", "`LeapEncoder`, int8", "int8", _ONNX, ("onnx",), _leap_encoder("int8")),
     )
     return {
         name: Peer(title, "leap" if name.startswith("leap-") else "teacher", precision, packages, needs, load)

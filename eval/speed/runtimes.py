@@ -1,4 +1,4 @@
-"""The encoder of runtime/ in the form of `leap.encode.encoder`, or one line on why it cannot run here."""
+"""`LeapEncoder` in the form of `leap.encode.encoder`, or one line on why it cannot run here."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -17,17 +17,17 @@ class Encode(Protocol):
 
         Args:
             texts: N texts.
-            rule: `exit_threshold` and `min_exit_layer`, where they are not the config's.
+            rule: `exit_threshold`, where it is not the config's.
             batch_size: texts a forward pass.
         """
 
 
-def load_runtime(source: str, runtime: str, threads: int | None = None) -> Encode:
+def load_runtime(source: str, precision: str = "float32", threads: int | None = None) -> Encode:
     """An encoder over ONNX Runtime.
 
     Args:
         source: of the model, as for `leap.encode.encoder.find_model`.
-        runtime: a name of `runtime.RUNTIMES`.
+        precision: "float32" or "int8".
         threads: to compute with in a call; None: all cores.
 
     Raises:
@@ -37,11 +37,11 @@ def load_runtime(source: str, runtime: str, threads: int | None = None) -> Encod
         # Here: not everybody who evaluates has ONNX Runtime.
         from leap.runtime import LeapEncoder
     except ImportError as error:
-        raise UsageError(f"{runtime}: {first_line(error)}: pip install onnxruntime onnx") from error
+        raise UsageError(f"onnx: {first_line(error)}: pip install onnxruntime") from error
     try:
-        encoder = LeapEncoder.from_pretrained(find_model(source), runtime=runtime, threads=threads)
+        encoder = LeapEncoder.from_pretrained(find_model(source), precision=precision, threads=threads)
     except (ValueError, OSError) as error:
-        raise UsageError(f"{runtime}: {first_line(error)}") from error
+        raise UsageError(f"onnx: {first_line(error)}") from error
 
     def encode(texts: Sequence[str], rule: Mapping[str, Any], batch_size: int) -> Encoding:
         embeddings, layers = encoder.encode(

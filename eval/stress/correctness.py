@@ -5,7 +5,7 @@
 Each path encodes the same real texts. A text that leaves at another layer, or whose embedding differs by
 more than the tolerance, is counted; apart from these, texts with a cosine within 1e-4 of its threshold, which
 rounding may carry to the other side. A path of other weights (int8) has no such target: how far its
-embeddings and exits are is told as a distribution.
+embeddings and exits are is told as a distribution. With `--teacher` each path's error to it is told, too.
 """
 
 import argparse
@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from eval.quality.oracle import TIE_BAND, TOLERANCE, in_tie_band
+from eval.quality.oracle import TIE_BAND, TOLERANCE
 from eval.report import Report
 from eval.speed.runtimes import load_runtime
 from eval.speed.timing import tokenize
 from leap.arguments import add_common_arguments, check_writable, numbers, positive
 from leap.encode.encoder import Encoder, Encoding, encode, load_encoder
-from leap.encode.exits import row_cosines, theta_text
+from leap.encode.exits import FloatArray, row_cosines, theta_text
 from leap.errors import UsageError
 from leap.files import checksum
 from leap.text.reading import TextSource, iterate_texts
@@ -69,19 +69,23 @@ def one_at_a_time(
     encoder: Encoder, texts: Sequence[str], rule: Rule, progress: str | None = None
 ) -> Reference:
     """Encode each text alone, as a batch of one without padding."""
-    theta, first, patience = encoder.exit_rule(**rule)
+    config = encoder.model.config
+    exits, patience = config.exit_thresholds(**rule), config.exit_patience
     embeddings, layers, tied = [], [], []
     for text in tqdm(texts, desc=progress, unit="text", disable=progress is None):
         with torch.inference_mode():
             output = encoder.model(**tokenize(encoder, [text]), output_hidden_states=True, **rule)
             exit_layer = int(output.exit_layer)
-            states = output.hidden_states[1 : exit_layer + 1]
-            pooled = torch.cat([state.double().mean(dim=1) for state in states]).cpu().numpy()
+            pooled = [state.double().mean(dim=1)[0].cpu().numpy() for state in output.hidden_states]
         embeddings.append(output.sentence_embedding[0].cpu().numpy())
         layers.append(exit_layer)
-        cosines = np.full(encoder.depth, np.nan)
-        cosines[patience:exit_layer] = row_cosines(pooled[patience:], pooled[:-patience])
-        tied.append(theta is not None and in_tie_band(cosines, theta, first, exit_layer))
+        tested = ((number, theta) for number, theta in exits.items() if number <= exit_layer)
+        tied.append(
+            any(
+                abs(row_cosines(pooled[number], pooled[number - patience]) - theta) < TIE_BAND
+                for number, theta in tested
+            )
+        )
     return Reference(Encoding(np.stack(embeddings), np.array(layers)), np.array(tied))
 
 
@@ -163,10 +167,10 @@ def load_texts(sources: Sequence[str], count: int) -> Texts:
     return Texts(names, checksum(texts[:count]), texts[:count])
 
 
-def _onnx(runtime: str) -> Callable[[argparse.Namespace, Encoder], Way]:
+def _onnx(precision: str) -> Callable[[argparse.Namespace, Encoder], Way]:
     def way(args: argparse.Namespace, _encoder: Encoder) -> Way:
-        found = load_runtime(args.model, runtime)
-        return Way(lambda texts, rule: found(texts, rule, args.batch_size), exact="int8" not in runtime)
+        found = load_runtime(args.model, precision)
+        return Way(lambda texts, rule: found(texts, rule, args.batch_size), exact=precision == "float32")
 
     return way
 
@@ -179,12 +183,27 @@ PATHS: dict[str, Callable[[argparse.Namespace, Encoder], Way]] = {
     "batches": lambda args, encoder: Way(
         lambda texts, rule: in_company(encoder, texts, rule, args.batch_size, "batches")
     ),
-    **{name: _onnx(name) for name in ("onnx", "onnx-single", "onnx-int8", "onnx-single-int8")},
+    "onnx": _onnx("float32"),
+    "onnx-int8": _onnx("int8"),
 }
 
 
-def measure(encoder: Encoder, texts: Sequence[str], rule: Rule, ways: Mapping[str, Way]) -> dict[str, Any]:
-    """The figures of one exit rule: of one text at a time, and under `paths` of each way beside it."""
+def measure(
+    encoder: Encoder,
+    texts: Sequence[str],
+    rule: Rule,
+    ways: Mapping[str, Way],
+    teacher: FloatArray | None = None,
+) -> dict[str, Any]:
+    """The figures of one exit rule: of one text at a time, and under `paths` of each way beside it.
+
+    Args:
+        encoder: the model.
+        texts: N texts.
+        rule: arguments of the calls.
+        ways: by name.
+        teacher: (N, H) vectors of the teacher, for each path's `error`, the mean of 1 - cosine.
+    """
     reference = one_at_a_time(encoder, texts, rule, "reference")
     paths = {}
     for name, way in ways.items():
@@ -193,6 +212,8 @@ def measure(encoder: Encoder, texts: Sequence[str], rule: Rule, ways: Mapping[st
         seconds = round(time.perf_counter() - since, 1)
         counts = (compare if way.exact else spread)(reference, found)
         paths[name] = counts | {"exact": way.exact, "seconds": seconds}
+        if teacher is not None:
+            paths[name]["error"] = float(1 - row_cosines(found.embeddings, teacher).mean())
     layers = reference.encoding.exit_layers
     theta, first, patience = encoder.exit_rule(**rule)
     return {
@@ -220,6 +241,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=list(PATHS),
         help=f"comma-separated, of {', '.join(PATHS)} (default: all; those that cannot run are named)",
     )
+    parser.add_argument("--teacher", help="model whose vectors each path's error is told to")
     parser.add_argument(
         "--thetas",
         type=numbers(float),
@@ -252,16 +274,23 @@ def run(args: argparse.Namespace) -> Report:
     if not found:
         raise UsageError(f"--paths: none of them can run here: {'; '.join(missing.values())}")
 
+    models, vectors = {"model": encoder}, None
+    if args.teacher:
+        models["teacher"] = load_encoder(args.teacher, device=args.device, argument="--teacher")
+        vectors = encode(models["teacher"], data.texts, batch_size=args.batch_size, exit_threshold=None)
+        vectors = vectors.embeddings
     figures = {
         "texts": len(data.texts),
         "batch_size": args.batch_size,
         "tie_band": TIE_BAND,
         "tolerance": TOLERANCE,
-        **measure(encoder, data.texts, {}, found),
-        "further": [measure(encoder, data.texts, {"exit_threshold": theta}, found) for theta in args.thetas],
+        **measure(encoder, data.texts, {}, found, vectors),
+        "further": [
+            measure(encoder, data.texts, {"exit_threshold": theta}, found, vectors) for theta in args.thetas
+        ],
         "left_out": missing,
     }
-    return Report(figures=figures, summary=_summary(figures), models={"model": encoder}, data=data, seed=SEED)
+    return Report(figures=figures, summary=_summary(figures), models=models, data=data, seed=SEED)
 
 
 def _summary(figures: dict[str, Any]) -> str:
@@ -290,4 +319,5 @@ def _path_text(path: dict[str, Any]) -> str:
             f"cosine mean {path['cosine_mean']:.4f}, lowest {path['cosine_lowest']:.4f}; "
             f"texts by layers later {path['layers_later']}"
         )
-    return f"{words}; {path['seconds']:.0f} s"
+    error = f"; error to the teacher {path['error']:.4f}" if "error" in path else ""
+    return f"{words}{error}; {path['seconds']:.0f} s"

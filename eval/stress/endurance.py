@@ -199,7 +199,7 @@ def onnx_encoder(source: str, threads: int) -> Encode:
     Raises:
         UsageError: as `eval.speed.runtimes.load_runtime`.
     """
-    found = load_runtime(source, "onnx", threads)
+    found = load_runtime(source, threads=threads)
     return lambda texts, rule: found(texts, rule, 64)
 
 

@@ -37,9 +37,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from eval.quality.pareto import DEFAULT_THETAS, DepthScores, choose, sweep
-from eval.quality.sts import embed_pairs
 from eval.report import Report
+from eval.studies.depth_scores import DEFAULT_THETAS, DepthScores, choose, embed_pairs, sweep
 from eval.studies.short_runs import (
     Batch,
     Loss,

@@ -13,10 +13,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from eval.quality.pareto import DepthScores
-from eval.quality.sts import embed_pairs
 from eval.report import Report
 from eval.speed.latency import evaluate_latency
+from eval.studies.depth_scores import DepthScores, embed_pairs
 from eval.studies.paper_published import DIFFERENCES, PUBLISHED
 from eval.studies.trainings import add_training_arguments, check_training_arguments, common_arguments, trained
 from leap.arguments import positive

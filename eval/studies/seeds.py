@@ -4,16 +4,15 @@
 
 Every run is `train_leap.py` with its seed; --training hands on further arguments, such as
 '--student_layers 1,3,6,6~0.3,6~0.3,6~0.3 --beta 1.5 --relation 10'. Each model's exit rule is chosen on the
-validation split, as `eval.quality.pareto` chooses it, and scored on the test split.
+validation split, as `eval.studies.depth_scores` chooses it, and scored on the test split.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from eval.quality.pareto import DEFAULT_THETAS, DepthScores, choose, sweep
-from eval.quality.sts import embed_pairs
 from eval.report import Report
+from eval.studies.depth_scores import DEFAULT_THETAS, DepthScores, choose, embed_pairs, sweep
 from eval.studies.paper_l12 import over_seeds
 from eval.studies.trainings import add_training_arguments, check_training_arguments, common_arguments, trained
 from leap.encode.encoder import Encoder, load_encoder

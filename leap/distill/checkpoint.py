@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import warnings
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
+from transformers import PreTrainedModel
 
 from leap.folders import write_folder
 
@@ -21,9 +23,26 @@ STATE = "state.json"
 KEEP = 2  # the newest, and one to fall back on should its files turn out broken
 
 
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: optimizer steps done.
+        batches: global batches done.
+        tokens: seen.
+        rows: of the log.
+    """
+
+    step: int = 0
+    batches: int = 0
+    tokens: int = 0
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+
 def save_checkpoint(
     folder: Path,
-    step: int,
+    progress: Progress,
     model: nn.Module,
     optimizer: Optimizer,
     run: dict[str, object],
@@ -33,20 +52,24 @@ def save_checkpoint(
 
     Args:
         folder: holds the checkpoints of one run.
-        step: optimizer steps done.
+        progress: what has been done.
         model: its parameters and buffers are stored in the precision they have.
         optimizer: its per-parameter tensors are stored.
         run: what must be the same for a run to go on from here (JSON values).
         scaler: of the gradients in float16, whose scale belongs to the exact step; None in other precisions.
     """
-    with write_folder(folder / _name(step)) as partial:
+    with write_folder(folder / _name(progress.step)) as partial:
         save_file(
             {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
             partial / "model.safetensors",
+            metadata={"format": "pt"},
         )
+        if isinstance(model, PreTrainedModel):  # which then loads as a model of its own: --student
+            model.config.to_json_file(partial / "config.json", use_diff=False)
         save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
         sums = {name: _sha256(partial / name) for name in TENSORS}
-        state = {"step": step, "run": run, "scaler": scaler.state_dict() if scaler else None, "sha256": sums}
+        state = asdict(progress) | {"run": run, "sha256": sums}
+        state["scaler"] = scaler.state_dict() if scaler else None
         (partial / STATE).write_text(json.dumps(state | {"state_sha256": _digest(state)}, indent=2))
     for old in _checkpoints(folder)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
@@ -58,15 +81,16 @@ def load_checkpoint(
     optimizer: Optimizer,
     run: dict[str, object],
     scaler: GradScaler | None = None,
-) -> int:
-    """Restore the newest whole checkpoint of `folder`; the steps it had done, 0 when there is none.
+    resume: bool = True,
+) -> Progress:
+    """Restore the newest whole checkpoint of `folder` and say how far it was; a start where there is none.
 
-    A checkpoint that is broken is passed over with a warning.
+    A checkpoint that is broken is passed over with a warning. Without `resume` none is looked for.
 
     Raises:
-        ValueError: the checkpoint is of a run with other arguments.
+        ValueError: the checkpoint is of another run: of other options, texts, models or tokenizer.
     """
-    for checkpoint in reversed(_checkpoints(folder)):
+    for checkpoint in reversed(_checkpoints(folder) if resume else []):
         try:
             state = _read_state(checkpoint)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -74,27 +98,28 @@ def load_checkpoint(
                 f"resume: {checkpoint} is broken ({error}); going back to the one before", stacklevel=2
             )
             continue
-        other = sorted(name for name in run if state["run"].get(name) != run[name])
+        names = sorted(run.keys() | state["run"].keys())
+        other = [name for name in names if state["run"].get(name) != run.get(name)]
         if other:
-            before, now = state["run"].get(other[0]), run[other[0]]
+            before, now = state["run"].get(other[0]), run.get(other[0])
             raise ValueError(
                 f"resume: {checkpoint} was made with {other[0]}={before!r}, now {now!r}; "
-                "pass the same arguments, or another output_dir"
+                "give the run the same again, or another --output_dir"
             )
         model.load_state_dict(load_file(checkpoint / "model.safetensors"))
         _restore_optimizer(optimizer, load_file(checkpoint / "optimizer.safetensors"))
         if scaler:
             scaler.load_state_dict(state["scaler"])
-        return state["step"]
-    return 0
+        return Progress(**{name: state[name] for name in ("step", "batches", "tokens", "rows")})
+    return Progress()
 
 
 def _read_state(checkpoint: Path) -> dict[str, Any]:
     """What stands in its state.json; an error of some kind where it or its tensors are not as written."""
     state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     broken = [name for name in TENSORS if _sha256(checkpoint / name) != state["sha256"][name]]
-    digest = state.pop("state_sha256", None)  # None: of checkpoints from before there was one
-    if digest not in (None, _digest(state)) or checkpoint.name != _name(state["step"]):
+    digest = state.pop("state_sha256")
+    if digest != _digest(state) or checkpoint.name != _name(state["step"]):
         broken.append(STATE)
     if broken:
         raise OSError(f"{', '.join(broken)} is not what was written")

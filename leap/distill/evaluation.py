@@ -1,44 +1,83 @@
-"""How the student does while it learns: STS by layer, and when its texts would leave."""
+"""How the student does while it learns: closeness to the teacher at full depth and at its exits, and STS."""
 
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from eval.quality.pareto import DepthScores
-from eval.quality.sts import embed_pairs
-from leap.encode.encoder import Encoder
-from leap.encode.exits import exit_layers
+from leap.distill.teacher import teacher_targets
 from leap.text.sets import StsData
 from modeling_leap import LeapModel
 
-MAX_LENGTH = 128  # tokens of a sentence
-THETAS = (0.90, 0.95)
+BATCH = 64
 
 
-def evaluate_student(
-    student: LeapModel, tokenizer: PreTrainedTokenizerBase, sts: StsData
-) -> tuple[dict[str, float], str]:
-    """STS Spearman after every layer and with exits, and the mean exit layer, at a few thresholds.
+class Evaluation:
+    """The sentences of an STS set with the teacher's embeddings of them.
 
     Args:
-        student: any depth; left in the mode it was in.
-        tokenizer: its tokenizer.
+        teacher: in eval mode.
+        tokenizer: of the teacher and the student.
         sts: sentence pairs with scores.
-
-    Returns:
-        Figures by name, for a tracker, and the same in a line, for a reader.
+        max_length: tokens of a text.
     """
-    encoder = Encoder("student", student, tokenizer, MAX_LENGTH)
-    patience = student.config.exit_patience
-    scores = DepthScores(embed_pairs(encoder, sts), sts.scores, patience)
-    static = [cut["spearman"] for cut in scores.static]
-    flat = {f"sts/layer_{i}": round(value, 4) for i, value in enumerate(static, start=1)}
-    line = "STS by layer " + " ".join(f"{value:.4f}" for value in static)
-    if len(static) <= patience:
-        return flat, line
-    for theta in THETAS:
-        point = scores.measure(theta, patience + 1)
-        left = exit_layers(scores.cosines, theta, patience + 1)
-        shares = " ".join(f"{(left == layer).mean():.0%}" for layer in range(1, len(static) + 1))
-        value, depth = point["spearman"], point["mean_exit_layer"]
-        flat |= {f"sts/theta_{theta}": round(value, 4), f"mean_exit_layer/theta_{theta}": round(depth, 3)}
-        line += f" | theta {theta}: {value:.4f} at {depth:.2f} [{shares}]"
-    return flat, line
+
+    def __init__(
+        self, teacher: LeapModel, tokenizer: PreTrainedTokenizerBase, sts: StsData, max_length: int
+    ) -> None:
+        self.sts = sts
+        texts = [*sts.first, *sts.second]
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        self.rows = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+        self.batches = [
+            tokenizer(
+                [texts[i] for i in rows],
+                padding=True,
+                truncation=True,
+                max_length=max_length,
+                return_tensors="pt",
+            ).to(teacher.device)
+            for rows in self.rows
+        ]
+        self.teacher = self._in_order(
+            [teacher_targets(teacher, b["input_ids"], b["attention_mask"]).final for b in self.batches]
+        )
+
+    def _in_order(self, parts: list[Tensor]) -> Tensor:
+        found = torch.cat(parts).float()
+        return torch.empty_like(found).index_copy_(
+            0, torch.tensor([i for rows in self.rows for i in rows], device=found.device), found
+        )
+
+    @torch.inference_mode()
+    def __call__(self, student: LeapModel) -> dict[str, float]:
+        """Figures by name: errors 1 - cos to the teacher, Spearman, and what s tells of the error of an exit.
+
+        Args:
+            student: of any depth; left in the mode it was in.
+        """
+        config, training = student.config, student.training
+        layer = min(config.exit_thresholds(exit_threshold=-1.0), default=config.num_hidden_layers)
+        student.eval()
+        full, exits, signals = [], [], []
+        for batch in self.batches:
+            ids, mask = batch["input_ids"], batch["attention_mask"]
+            layers = student(ids, attention_mask=mask, output_layer_embeddings=True).layer_embeddings
+            full.append(layers[:, -1])
+            before = layers[:, max(layer - config.exit_patience, 0)]
+            signals.append(torch.cosine_similarity(layers[:, layer], before, dim=-1))
+            exits.append(student(ids, attention_mask=mask, exit_threshold=-1.0).sentence_embedding)
+        student.train(training)
+
+        figures: dict[str, float] = {}
+        for name, parts in (("full", full), ("exits", exits)):
+            embeddings = self._in_order(parts)
+            error = (1 - torch.cosine_similarity(embeddings, self.teacher, dim=-1)).cpu().numpy()
+            pairs = torch.cosine_similarity(*embeddings.chunk(2), dim=-1).cpu().numpy()
+            figures[f"error/{name}"] = float(error.mean())
+            figures[f"error_p95/{name}"] = float(np.quantile(error, 0.95))
+            figures[f"spearman/{name}"] = float(spearmanr(pairs, self.sts.scores).statistic)
+        signal = self._in_order(signals).cpu().numpy()
+        figures["signal/rank_correlation"] = float(spearmanr(signal, -error).statistic)
+        return {name: round(value, 5) for name, value in figures.items()}

@@ -1,13 +1,12 @@
-"""Fine-tune a LEAP model with sentence-transformers and keep its exits open.
+"""Fine-tune a LEAP model with sentence-transformers and keep its exits worth taking.
 
-A task's loss moves the last layer and asks nothing of those before it: they fall behind, their texts no
-longer pass the threshold, or pass it with a stale embedding. `ExitAwareLoss` adds the L_exit term that the
-model was trained with, towards its own last layer as that moves.
+A task's loss moves the embedding at full depth and asks nothing of what a text gives that skips layers: the
+two drift apart. `ExitAwareLoss` adds the L_exit term of training, towards the model's own full depth as that
+moves.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,13 @@ from sentence_transformers.sentence_transformer.losses import CoSENTLoss, Multip
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from leap.distill.objective import exit_to_own_final
-from leap.distill.recipes import LEAP
+from leap.distill.objective import ObjectiveConfig, exit_alignment
+from leap.distill.release import set_max_length
 from leap.folders import write_folder
 from leap.text.pairs import PAIR_COLUMNS, Pairs
 from leap.text.sets import STS_COLUMNS
+
+L_EXIT = ObjectiveConfig(penalty="cosine")  # 1 - cos
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,17 @@ class FineTuning:
 class ExitAwareLoss(nn.Module):
     """A loss of sentence-transformers plus L_exit, for `SentenceTransformerTrainer`.
 
+    L_exit is 1 - cos of what a text gives that leaves or leaps to what it gives at full depth, the latter
+    without its gradient; a mean over the layers where the model's config lets texts leave. Each of these
+    layers costs another forward pass of the layers that such a text runs.
+
     Args:
         model: a SentenceTransformer over a LeapModel.
         task: a loss with `compute_loss_from_embeddings`, such as CoSENTLoss or MultipleNegativesRankingLoss.
         exit_weight: of L_exit.
+
+    Raises:
+        ValueError: by its config no text of the model can leave before the last layer.
     """
 
     def __init__(self, model: SentenceTransformer, task: nn.Module, exit_weight: float) -> None:
@@ -66,6 +74,12 @@ class ExitAwareLoss(nn.Module):
         self.network = model[0].auto_model
         self.task = task
         self.exit_weight = exit_weight
+        config = self.network.config
+        places, layers = config.exit_thresholds(-1.0), range(1, config.num_hidden_layers + 1)
+        # A rule for each of these layers, by which all texts leave there and nowhere else.
+        self.rules = [[-1.0 if layer == place else None for layer in layers] for place in places]
+        if not self.rules:
+            raise ValueError("model: by min_exit_layer of its config no text leaves before the last layer")
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
         """The loss of a batch.
@@ -74,36 +88,20 @@ class ExitAwareLoss(nn.Module):
             sentence_features: of each column of texts, what the model takes.
             labels: (B,) scores, for losses that have them.
         """
-        embeddings = []
-        with self._layers() as layers:
-            for features in sentence_features:
-                # Through the whole model, as it may be wrapped for several devices.
-                output = self.model({**features, "output_layer_embeddings": True})
-                embeddings.append(output["sentence_embedding"])
-        loss = self.task.compute_loss_from_embeddings(embeddings, labels)
-        # Of this objective the layers below the first exit count too: the rule compares it with them.
-        return loss + self.exit_weight * exit_to_own_final(torch.cat(layers), LEAP, LEAP.slope)
+        columns = list(sentence_features)
+        # Through the whole model, as it may be wrapped for several devices.
+        full = [self.model(dict(column))["sentence_embedding"] for column in columns]
+        loss = self.task.compute_loss_from_embeddings(full, labels)
+        exits = torch.stack([self._leaving(columns, rule) for rule in self.rules], dim=1)
+        return loss + self.exit_weight * exit_alignment(exits, torch.cat(full).detach(), L_EXIT)
 
-    @contextmanager
-    def _layers(self) -> Iterator[list[Tensor]]:
-        """Collect the (B, L, H) layer embeddings of every call of the network.
-
-        sentence-transformers keeps only the token states of its output, and calls `forward` by name, which
-        hooks do not see.
-        """
-        layers: list[Tensor] = []
-        forward = self.network.forward
-
-        def recording(*args: Any, **kwargs: Any) -> Any:
-            output = forward(*args, **kwargs)
-            layers.append(output.layer_embeddings[:, 1:])
-            return output
-
-        self.network.forward = recording
-        try:
-            yield layers
-        finally:
-            del self.network.forward  # of the instance; its class's is there again
+    def _leaving(self, columns: list[dict[str, Tensor]], rule: list[float | None]) -> Tensor:
+        """What the texts of all columns give by a rule, with gradient."""
+        training = self.network.training
+        self.network.eval()  # in training mode no text leaves
+        outputs = [self.model({**column, "exit_threshold": rule}) for column in columns]
+        self.network.train(training)
+        return torch.cat([output["sentence_embedding"] for output in outputs])
 
     def get_config_dict(self) -> dict[str, Any]:
         """For the trainer's model card."""
@@ -158,6 +156,7 @@ def finetune(
         trainer.train()
     with write_folder(folder) as partial:
         model.save_pretrained(str(partial), create_model_card=False)
+        set_max_length(partial, model.max_seq_length)
     return log.last
 
 

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Gather = Callable[[Tensor], Tensor]
-# 1 - cos of a text below which more closeness counts no further in the signal: the noise of bfloat16.
-SMALLEST_ERROR = 1e-4
+SIGNAL_BETA = 0.05  # where the smooth L1 of the signal turns from squares to absolute values
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ class ObjectiveConfig:
 
     @property
     def batch_needed(self) -> int:
-        """Texts that a batch must have: terms that compare texts with one another need two."""
-        return 2 if self.delta or self.signal else 1
+        """Texts that a batch must have: L_contrast compares texts with one another."""
+        return 2 if self.delta else 1
 
 
 @dataclass
@@ -64,21 +63,26 @@ class States:
     """What a student gives for B texts of T tokens, in training.
 
     Pooled embeddings are means over tokens, float32, not normalised. E is the number of layers that a text
-    may leave at. An exit gives the last layer's output where converged texts land, else that layer's own.
+    may leave at. An exit gives the last layer's output where converged texts land, else that layer's own;
+    then the last of the E is full depth itself, which L_exit_t covers and L_exit_s does not.
 
     Attributes:
-        layers: (B, L, H) pooled, after each of its L layers at full depth.
+        layers: (B', L, H) pooled, after each of its L layers, of the B' texts that run full depth.
+        tokens: (B', T, H) the last state at full depth.
+        rows: which of the B texts those are.
         exits: (B, E, H) pooled, what each exit gives.
+        early: how many of the exits, the first ones, are before full depth.
         signals: (B, E) s_l = cos(p_l, p_(l-k)) at the layers where texts leave.
-        tokens: (B, T, H) the last state at full depth.
         exit_tokens: E tensors (B, T, H), the last state of what each exit gives.
         mask: (B, T) bool, True for a token.
     """
 
     layers: Tensor
-    exits: Tensor
-    signals: Tensor
     tokens: Tensor
+    rows: slice
+    exits: Tensor
+    early: int
+    signals: Tensor
     exit_tokens: Sequence[Tensor]
     mask: Tensor
 
@@ -157,22 +161,22 @@ def token_alignment(tokens: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def exit_signal(signals: Tensor, exits: Tensor, teacher: Tensor) -> Tensor:
-    """1 - the correlation over the batch of s_l with -log(1 - cos(exit at l, teacher)), mean over the exits.
+    """How far s_l is from 1 - sqrt(1 - cos(exit at l, teacher)): smooth L1, mean over batch and exits.
 
     s_l is all that the exit rule sees, and nothing in the paper's objective makes it tell how good the exit
-    is: where it does not, texts leave at random. The closeness is detached, so that the states compared learn
-    to predict it and no embedding learns to be easy to predict.
+    is: where it does not, texts leave at random. With this term a threshold theta asks for an error of at
+    most (1 - theta)^2, the same for all lengths and kinds of texts; a correlation within a batch would not,
+    as a batch holds texts of one length. The square root keeps s in a range that cosines of neighbouring
+    layers have by themselves. The error is detached, so that the states compared learn to predict it and no
+    embedding learns to be easy to predict.
 
     Args:
         signals: (B, E), s_l.
         exits: (B, E, H), what leaving at l gives.
         teacher: (B, H).
     """
-    error = 1 - F.cosine_similarity(exits, teacher.unsqueeze(1), dim=-1)
-    closeness = -error.clamp(min=SMALLEST_ERROR).log().detach()
-    signals, closeness = signals - signals.mean(dim=0), closeness - closeness.mean(dim=0)
-    # cosine_similarity of centred columns is their correlation, and has a floor under its denominator.
-    return 1 - F.cosine_similarity(signals, closeness, dim=0).mean()
+    error = 1 - F.cosine_similarity(exits.detach(), teacher.unsqueeze(1), dim=-1)
+    return F.smooth_l1_loss(signals, 1 - error.clamp(min=0).sqrt(), beta=SIGNAL_BETA)
 
 
 def similarity_kl(
@@ -213,42 +217,46 @@ class Objective:
     Args:
         config: weights and shapes.
         gather: (B, H) of this process to (C, H) of all processes, with gradient; None for a single process.
-        first_row: row of this process's first text among those gathered, as a function of B.
+        process: index of this process.
     """
 
     def __init__(
         self,
         config: ObjectiveConfig,
         gather: Gather | None = None,
-        first_row: Callable[[int], int] = lambda rows: 0,
+        process: int = 0,
     ) -> None:
         self.config = config
         self.gather = gather or (lambda rows: rows)
-        self.first_row = first_row
+        self.process = process
 
     def __call__(self, student: States, teacher: Targets) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its terms before weighting, detached, by name."""
-        config, target, final = self.config, teacher.final, student.layers[:, -1]
+        config, rows = self.config, student.rows
+        final, target = student.layers[:, -1], teacher.final[rows]
         weighted = [("final", config.final, final_alignment(final, target))]
         if config.alpha:
-            weighted.append(("inter", config.alpha, inner_alignment(student.layers, teacher.layers)))
+            weighted.append(("inter", config.alpha, inner_alignment(student.layers, teacher.layers[rows])))
         if config.beta:
-            weighted.append(("exit_teacher", config.beta, exit_alignment(student.exits, target, config)))
+            term = exit_alignment(student.exits, teacher.final, config)
+            weighted.append(("exit_teacher", config.beta, term))
             if config.own_final:
-                own = exit_alignment(student.exits, final.detach(), config)
+                own = exit_alignment(student.exits[rows, : student.early], final.detach(), config)
                 weighted.append(("exit_own", config.beta * config.own_final, own))
         if config.delta:
             columns, target_columns = self.gather(final), self.gather(target)
-            first = self.first_row(len(final))
+            first = self.process * len(final)
             kl = similarity_kl(final, columns, target, target_columns, config.temperature, first)
             weighted.append(("contrast", config.delta, kl))
         if config.token_final:
-            tokens = token_alignment(student.tokens, teacher.tokens, student.mask)
-            weighted.append(("token_final", config.token_final, tokens))
+            term = token_alignment(student.tokens, teacher.tokens[rows], student.mask[rows])
+            weighted.append(("token_final", config.token_final, term))
         if config.token_exit:
             terms = [token_alignment(t, teacher.tokens, student.mask) for t in student.exit_tokens]
             weighted.append(("token_exit", config.token_exit, torch.stack(terms).mean()))
         if config.signal:
-            weighted.append(("signal", config.signal, exit_signal(student.signals, student.exits, target)))
+            early = slice(None), slice(student.early)
+            term = exit_signal(student.signals[early], student.exits[early], teacher.final)
+            weighted.append(("signal", config.signal, term))
         loss = torch.stack([weight * term for _, weight, term in weighted]).sum()
         return loss, {name: term.detach() for name, _, term in weighted}

@@ -11,13 +11,18 @@ from transformers import PreTrainedTokenizerBase
 from leap.folders import write_folder
 from modeling_leap import LeapModel
 
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+SENTENCE_CONFIG = "sentence_bert_config.json"
+# As the tokenizers library writes it.
+TRUNCATION = {"direction": "Right", "strategy": "LongestFirst", "stride": 0}
+CALL_ARGUMENTS = ("max_length", "is_local", "local_files_only")
 MODULES = [
     {
         "idx": 0,
         "name": "0",
         "path": "",
         "type": "sentence_transformers.models.Transformer",
-        "kwargs": ["exit_threshold"],
+        "kwargs": ["exit_threshold", "min_exit_layer", "max_layers"],
     },
     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
     {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
@@ -30,8 +35,8 @@ CARD = """---
 # {title}
 
 A sentence encoder of {layers} layers and {width} dimensions, distilled from {teacher} by LEAP
-([arXiv 2605.01058](https://arxiv.org/abs/2605.01058)), recipe `{recipe}`. A text can leave the network at the
-first layer where its embedding has converged.
+([arXiv 2605.01058](https://arxiv.org/abs/2605.01058)), recipe `{recipe}`. A text skips layers once its
+embedding has converged.
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -64,7 +69,7 @@ def write_model(
         folder: replaced as a whole.
         model: its config holds the exit rule.
         tokenizer: the teacher's.
-        max_length: tokens to which sentence-transformers is to cut texts.
+        max_length: tokens that texts are cut to, as every file says that holds a length.
         dtype: of the stored weights. float16 halves the download; the config still says float32, in which
             a model is loaded where nothing else is asked for: a CPU is slow in half precision.
         card: the content of README.md, as `model_card` makes it; None writes none.
@@ -74,13 +79,30 @@ def write_model(
         model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
         _write_json(partial / "modules.json", MODULES)
-        _write_json(
-            partial / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False}
-        )
+        _write_json(partial / SENTENCE_CONFIG, {"do_lower_case": False})
+        set_max_length(partial, max_length)
         pooling = {"word_embedding_dimension": model.config.hidden_size, "pooling_mode_mean_tokens": True}
         _write_json(partial / "1_Pooling" / "config.json", pooling)
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
+
+
+def set_max_length(folder: Path, max_length: int) -> None:
+    """State one length in tokens in every file of a saved model that some program takes it from.
+
+    Tokenizers are saved with whatever the last call cut to, so the tokenizers library (fastembed,
+    transformers.js), AutoTokenizer and sentence-transformers would each cut elsewhere and give other vectors.
+    """
+    keys = {TOKENIZER: "truncation", TOKENIZER_CONFIG: "model_max_length", SENTENCE_CONFIG: "max_seq_length"}
+    for name, key in keys.items():
+        if not (folder / name).is_file():  # there are tokenizers without a tokenizer.json
+            continue
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        content[key] = max_length
+        if name == TOKENIZER:
+            content[key] = TRUNCATION | {"max_length": max_length}
+        # What is of the last call, or of where it was loaded from, is no part of the model.
+        _write_json(folder / name, {key: content[key] for key in content if key not in CALL_ARGUMENTS})
 
 
 def model_card(
@@ -123,21 +145,20 @@ def model_card(
 
 def _exit_rule(model: LeapModel) -> str:
     """The rule of its config in a sentence."""
-    threshold, first, patience = model.config.resolve_exit_rule()
-    if threshold is None:
-        return "By its config no text leaves before the last layer."
-    if isinstance(threshold, list):
-        each = ", ".join("none" if theta is None else f"{theta:g}" for theta in threshold)
-        reached = f"that layer's threshold ({each})"
-    else:
-        reached = f"{threshold:g}"
-    before = "the layer before" if patience == 1 else f"{patience} layers before"
+    config = model.config
+    thresholds, patience, landing = config.exit_thresholds(), config.exit_patience, config.landing_layer
+    if not thresholds:
+        return "By its config all texts run all layers."
+    values, places = set(thresholds.values()), ", ".join(map(str, thresholds))
+    each = f"{values.pop():g}" if len(values) == 1 else ", ".join(f"{t:g}" for t in thresholds.values())
+    before = f"{patience} layer{'s' if patience > 1 else ''} before"
+    goes = f"skips to layer {landing} and runs from there to the end" if landing else "leaves the network"
     return (
-        f"By its config a text leaves at the first layer, from layer {first} on, whose mean-pooled embedding "
-        f"has a cosine of at least {reached} with that of {before}."
+        f"By its config a text {goes} once the mean of its tokens' states after layer {places} has a cosine "
+        f"of at least {each} with that of {before} (layer 0 is the embeddings)."
     )
 
 
 def _write_json(path: Path, content: object) -> None:
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,13 +1,8 @@
 """Make a student from a teacher: which layers it starts from decides more than the loss does.
 
-A start is written as one item a student layer: `6` copies layer 6 of the source (counted from 1), `6~` copies
-it near the identity: its output passes almost unchanged through it at first, so that a tail of such layers
-starts as good as the layers below and has only to refine them. `6~0.3` says how much of the layer's own
-update is let through (0.1 where nothing is said). `t6` is layer 6 of the teacher where the source is another
-model: a tail of the teacher's own layers on a trunk that is trained already.
-
-`6a,6f` splits layer 6 into two student layers, its attention half and its feed-forward half: a student of
-twice the source's depth that starts by computing exactly what the source does (`_start_as_half`).
+A start is written as one item a student layer: `6` copies layer 6 of the source, counted from 1. `6a,6f`
+splits layer 6 into two student layers, its attention half and its feed-forward half: a student of twice the
+source's depth that starts by computing exactly what the source does (`_start_as_half`).
 """
 
 import itertools
@@ -16,16 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import BertModel
 
 from configuration_leap import LeapConfig
+from leap.distill.objective import States
 from modeling_leap import LeapModel
 
-DEFAULT_UPDATE_SCALE = 0.1
-
-# t, N, and one of: nothing, a half, ~ with a scale or without.
-_ITEM = re.compile(r"(t?)([0-9]+)(?:([af])|(~)(.*))?")
+_ITEM = re.compile(r"([0-9]+)([af])?")
 _HALVES = {"a": "attention", "f": "feed-forward"}
 
 
@@ -35,43 +28,32 @@ class LayerStart:
 
     Attributes:
         source: the layer of the source model, counted from 1.
-        of_teacher: it is a layer of the teacher, even where the student starts from another model.
-        update_scale: None for a plain copy; otherwise the layer starts near the identity and this factor in
-            (0, 1] scales the output projections of its attention and feed-forward halves.
         half: which half of the source's layer it starts as; None: the whole.
     """
 
     source: int
-    update_scale: float | None = None
-    of_teacher: bool = False
     half: Literal["attention", "feed-forward"] | None = None
 
 
 def parse_layer_starts(spec: str) -> list[LayerStart]:
-    """Read a start such as `1,3,6,6~,6~0.3`, `1,2,3,t4,t5,t6` or `1a,1f,2a,2f`.
+    """Read a start such as `1,5,6` or `1a,1f,2a,2f`.
 
     Raises:
-        ValueError: an item is not of the form `N`, `N~`, `N~SCALE`, `Na` or `Nf`, each with or without a `t`
-            before it, with N >= 1 and SCALE in (0, 1]; or a half is without the other half of its layer.
+        ValueError: an item is not of the form `N`, `Na` or `Nf` with N >= 1, or a half is without the other
+            half of its layer.
     """
     starts = []
     for item in spec.split(","):
-        start = _parse_item(item.strip())
-        if start is None:
+        found = _ITEM.fullmatch(item.strip())
+        if not found or int(found[1]) < 1:
             raise ValueError(
-                f"student_layers: {item.strip()!r} is not a layer N, N~ or N~SCALE with SCALE in (0, 1], nor "
-                "a half Na or Nf; write for example 1,3,6,6~,6~0.3, and tN for a layer of the teacher"
+                f"student_layers: {item.strip()!r} is no layer N and no half Na, Nf; write for example 1,5,6"
             )
-        starts.append(start)
-    if starts[0].update_scale is not None:
-        raise ValueError(
-            "student_layers: the first layer cannot start near the identity (there is none below it); "
-            "drop the ~ of the first item"
-        )
+        starts.append(LayerStart(int(found[1]), _HALVES.get(found[2])))
     for below, start in itertools.pairwise([None, *starts, None]):
         opens, closes = _half_of(below, "attention"), _half_of(start, "feed-forward")
         if opens != closes:
-            layer = (opens or closes)[0]
+            layer = opens or closes
             raise ValueError(
                 f"student_layers: the halves of layer {layer} go together, attention first: "
                 f"write {layer}a,{layer}f"
@@ -79,38 +61,15 @@ def parse_layer_starts(spec: str) -> list[LayerStart]:
     return starts
 
 
-def _parse_item(item: str) -> LayerStart | None:
-    """One item of a start; None where it is none."""
-    found = _ITEM.fullmatch(item)
-    if not found:
-        return None
-    teacher, layer, half, near, scale = found.groups()
-    try:
-        update_scale = (float(scale) if scale else DEFAULT_UPDATE_SCALE) if near else None
-    except ValueError:
-        return None
-    if int(layer) < 1 or not (update_scale is None or 0 < update_scale <= 1):
-        return None
-    return LayerStart(int(layer), update_scale, bool(teacher), _HALVES.get(half))
-
-
-def _half_of(start: LayerStart | None, half: str) -> tuple[int, bool] | None:
+def _half_of(start: LayerStart | None, half: str) -> int | None:
     """Which layer `start` is this half of; None where it is not one."""
-    return (start.source, start.of_teacher) if start and start.half == half else None
+    return start.source if start and start.half == half else None
 
 
-def check_layer_starts(starts: list[LayerStart], n_layers: int) -> None:
-    """Raise a ValueError when a start names a layer that a source of `n_layers` layers does not have."""
-    highest = max((start.source for start in starts), default=0)
-    if highest > n_layers:
-        raise ValueError(
-            f"student_layers: layer {highest} asked for, but the source model has only {n_layers}"
-        )
+EXIT_FIELDS = ("exit_threshold", "min_exit_layer", "exit_patience", "landing_layer", "max_exit_layer")
 
 
-def make_student(
-    source: BertModel, starts: list[LayerStart] | None = None, teacher: BertModel | None = None
-) -> LeapModel:
+def make_student(source: BertModel, starts: list[LayerStart] | None = None) -> LeapModel:
     """A LeapModel whose embeddings and layers start from those of `source`.
 
     Dropout is off in it: the target is a fixed function of the text, and noise only slows its imitation.
@@ -118,23 +77,16 @@ def make_student(
     Args:
         source: the teacher, or another BERT checkpoint.
         starts: one item a student layer; None copies all layers of the source in their order.
-        teacher: whose layers the starts of the teacher copy; None: the source is the teacher.
 
     Raises:
-        ValueError: a start names a layer that its model does not have, or one of a teacher of other widths.
+        ValueError: a start names a layer that the source does not have.
     """
     starts = starts or [LayerStart(layer) for layer in range(1, source.config.num_hidden_layers + 1)]
-    teacher = source if teacher is None else teacher
-    from_teacher = [start for start in starts if start.of_teacher]
-    check_layer_starts([start for start in starts if not start.of_teacher], source.config.num_hidden_layers)
-    check_layer_starts(from_teacher, teacher.config.num_hidden_layers)
-    widths = ("hidden_size", "intermediate_size", "num_attention_heads")
-    if from_teacher and any(getattr(source.config, key) != getattr(teacher.config, key) for key in widths):
-        raise ValueError(
-            "student_layers: a layer of the teacher needs a student of the teacher's widths; leave out the t"
-        )
+    highest, layers = max(start.source for start in starts), source.config.num_hidden_layers
+    if highest > layers:
+        raise ValueError(f"student_layers: layer {highest} asked for, but the source model has only {layers}")
     fields = source.config.to_dict()
-    for name in ("exit_threshold", "min_exit_layer", "exit_patience", "architectures", "auto_map"):
+    for name in (*EXIT_FIELDS, "architectures", "auto_map"):
         fields.pop(name, None)  # of the source's own depth or class
     fields |= {
         "num_hidden_layers": len(starts),
@@ -145,31 +97,11 @@ def make_student(
     config._attn_implementation = source.config._attn_implementation
     student = LeapModel(config)
     student.embeddings.load_state_dict(source.embeddings.state_dict())
-    for index, start in enumerate(starts):
-        layer = student.encoder.layer[index]
-        model = teacher if start.of_teacher else source
-        layer.load_state_dict(model.encoder.layer[start.source - 1].state_dict())
-        if start.update_scale is not None:
-            _start_near_identity(layer, student.encoder.layer[index - 1].output.LayerNorm, start.update_scale)
+    for start, layer in zip(starts, student.encoder.layer, strict=True):
+        layer.load_state_dict(source.encoder.layer[start.source - 1].state_dict())
         if start.half is not None:
             _start_as_half(layer, start.half)
     return student
-
-
-@torch.no_grad()
-def _start_near_identity(layer: nn.Module, below: nn.LayerNorm, update_scale: float) -> None:
-    """Scale a BERT layer's updates down and set its LayerNorms so that they pass on what comes in.
-
-    BERT normalises after each residual sum. What comes in is g * n + b, of the LayerNorm below it, with n of
-    mean 0 and variance 1 over the hidden units; its own mean is about mean(b) and its variance about
-    mean(g^2) + var(b). Normalising takes these two away, so the layer's LayerNorms put them back.
-    """
-    scale = (below.weight.square().mean() + below.bias.var(correction=0)).sqrt()
-    for half in (layer.attention.output, layer.output):
-        half.dense.weight.mul_(update_scale)
-        half.dense.bias.mul_(update_scale)
-        half.LayerNorm.weight.fill_(scale)
-        half.LayerNorm.bias.fill_(below.bias.mean())
 
 
 @torch.no_grad()
@@ -192,42 +124,73 @@ def _start_as_half(layer: nn.Module, half: str) -> None:
 
 
 class Distilled(nn.Module):
-    """A student and, where its width is not the teacher's, the linear map that training alone needs.
+    """A student in training: what it gives for a batch, at full depth and at its exits.
 
     Args:
-        student: the model to train.
-        teacher_width: hidden size of the teacher.
+        student: the model to train; its config says where texts leave and land.
+        first_exit_layer: without a landing layer, the first layer whose output counts as an exit's.
+        full_depth_every: with a landing layer, one in so many texts of a batch runs full depth, too. It is
+            close to the teacher from the start, and costs twice what the exits do.
     """
 
-    def __init__(self, student: LeapModel, teacher_width: int) -> None:
+    def __init__(self, student: LeapModel, first_exit_layer: int = 1, full_depth_every: int = 1) -> None:
         super().__init__()
         self.student = student
-        width = student.config.hidden_size
-        self.projection = None if width == teacher_width else nn.Linear(width, teacher_width, bias=False)
+        self.first_exit_layer = first_exit_layer
+        self.full_depth_every = full_depth_every
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Pooled embeddings of all student layers, (B, L, teacher_width) float32, for (B, T) ids and mask."""
-        embeddings = self.student(
-            input_ids, attention_mask=attention_mask, output_layer_embeddings=True
-        ).layer_embeddings[:, 1:]
-        return embeddings if self.projection is None else self.projection(embeddings).float()
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> States:
+        """The states of B texts of T tokens, for (B, T) ids and mask."""
+        config, depth = self.student.config, self.student.config.num_hidden_layers
+        landing = config.landing_layer
+        if landing is None:
+            leaves, rows = list(range(self.first_exit_layer, depth + 1)), slice(None)
+        else:
+            leaves = list(config.exit_thresholds(exit_threshold=-1.0))
+            rows = slice(None, None, self.full_depth_every)
+        kept = attention_mask.bool()
+        hidden = self.student.embeddings(input_ids=input_ids)
+        mask = self.student.layer_mask(hidden, kept)
 
+        # All texts run the layers that they may leave at; some go on to full depth.
+        states = [hidden, *self._run(hidden, mask, range(1, leaves[-1] + 1))]
+        pooled = torch.stack([mean_pool(state, kept) for state in states], dim=1)
+        deep_mask = None if mask is None else mask[rows]
+        deep = self._run(states[-1][rows], deep_mask, range(leaves[-1] + 1, depth + 1))
+        layers = [pooled[rows, 1:], *(mean_pool(state, kept[rows]).unsqueeze(1) for state in deep)]
 
-def freeze(student: LeapModel, layers: int = 0) -> None:
-    """Keep word embeddings as they are, and with `layers` also the rest below that many lowest layers.
-
-    Word embeddings are half of the parameters, and a short run meets few of them. A lower part that is frozen
-    needs no backward pass: the way to add a tail to a student that is trained already.
-
-    Raises:
-        ValueError: `layers` leaves nothing to train.
-    """
-    depth = student.config.num_hidden_layers
-    if not 0 <= layers < depth:
-        raise ValueError(
-            f"frozen_layers must be in [0, {depth - 1}] for a student of {depth} layers, got {layers}"
+        exit_tokens, exits = [states[layer] for layer in leaves], pooled[:, leaves]
+        if landing is not None:
+            exit_tokens = [self._run(state, mask, range(landing, depth + 1))[-1] for state in exit_tokens]
+            exits = torch.stack([mean_pool(state, kept) for state in exit_tokens], dim=1)
+        before = [max(layer - config.exit_patience, 0) for layer in leaves]
+        return States(
+            layers=torch.cat(layers, dim=1),
+            tokens=[*states, *deep][-1],
+            rows=rows,
+            exits=exits,
+            early=len(leaves) - (landing is None),
+            signals=torch.cosine_similarity(pooled[:, leaves], pooled[:, before], dim=-1),
+            exit_tokens=exit_tokens,
+            mask=kept,
         )
+
+    def _run(self, hidden: Tensor, mask: Tensor | None, layers: range) -> list[Tensor]:
+        """The outputs of layers, numbered from 1, one after the other."""
+        outputs = []
+        for number in layers:
+            output = self.student.encoder.layer[number - 1](hidden, mask)
+            hidden = output[0] if isinstance(output, tuple) else output  # a tuple in transformers 4
+            outputs.append(hidden)
+        return outputs
+
+
+def mean_pool(tokens: Tensor, mask: Tensor) -> Tensor:
+    """(B, H) float32, the mean over the tokens of a text, of (B, T, H) states and a (B, T) bool mask."""
+    weights = mask.unsqueeze(-1).float()
+    return (tokens.float() * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def freeze_word_embeddings(student: LeapModel) -> None:
+    """Keep word embeddings as they are: half of the parameters, of which a short run meets few."""
     student.embeddings.word_embeddings.weight.requires_grad_(False)
-    if layers:
-        student.embeddings.requires_grad_(False)
-        student.encoder.layer[:layers].requires_grad_(False)

@@ -209,13 +209,16 @@ class Encoding:
 
     Attributes:
         embeddings: (N, H) float32, mean-pooled, not normalised, in the order of the texts.
-        exit_layers: (N,) the layer each text left at, counted from 1.
+        exit_layers: (N,) the layer at which each text had converged, counted from 1; the last if it had not.
+        layers_run: (N,) layers that each text ran; None where a runtime does not say.
     """
 
     embeddings: FloatArray
     exit_layers: IntArray
+    layers_run: IntArray | None = None
 
 
+@torch.inference_mode()
 def encode(
     encoder: Encoder,
     texts: Sequence[str],
@@ -234,30 +237,35 @@ def encode(
         **exit_rule: `exit_threshold`, `min_exit_layer`, `max_layers` as `LeapModel.forward` takes them.
     """
     embeddings = np.empty((len(texts), encoder.model.config.hidden_size), dtype=np.float32)
-    layers = np.empty(len(texts), dtype=np.int64)
-    for rows, output in _forward(encoder, texts, batch_size, progress, **exit_rule):
+    layers, cost = np.empty((2, len(texts)), dtype=np.int64)
+    for rows, batch in forward_batches(encoder, texts, batch_size, progress):
+        output = encoder.model(**batch, **exit_rule)
         embeddings[rows] = output.sentence_embedding.cpu().numpy()
         layers[rows] = output.exit_layer.cpu().numpy()
-    return Encoding(embeddings, layers)
+        cost[rows] = output.layers_run.cpu().numpy()
+    return Encoding(embeddings, layers, cost)
 
 
+@torch.inference_mode()
 def encode_layers(
     encoder: Encoder, texts: Sequence[str], *, batch_size: int = 64, progress: str | None = None
 ) -> FloatArray:
     """The pooled embedding after every layer: (N, L, H) float32, all in memory; arguments as `encode`."""
     shape = (len(texts), encoder.depth, encoder.model.config.hidden_size)
     embeddings = np.empty(shape, dtype=np.float32)
-    for rows, output in _forward(encoder, texts, batch_size, progress, output_layer_embeddings=True):
+    for rows, batch in forward_batches(encoder, texts, batch_size, progress):
+        output = encoder.model(**batch, output_layer_embeddings=True)
         embeddings[rows] = output.layer_embeddings[:, 1:].cpu().numpy()
     return embeddings
 
 
-def _forward(
-    encoder: Encoder, texts: Sequence[str], batch_size: int, progress: str | None, **call: Any
-) -> Iterator[tuple[NDArray[np.int64], Any]]:
-    """Batches of texts of similar length, longest first: their rows among the texts, and the model's output.
+def forward_batches(
+    encoder: Encoder, texts: Sequence[str], batch_size: int, progress: str | None
+) -> Iterator[tuple[NDArray[np.int64], BatchEncoding]]:
+    """Tokenised batches of texts of similar length, longest first, with the rows of each among the texts.
 
-    Longest first lets a lack of memory show at once, and the time left come out too long, not too short.
+    While they are taken the model is in `eval()` mode. Longest first lets a lack of memory show at once, and
+    the time left come out too long, not too short.
     """
     model = encoder.model
     order = np.argsort([-len(text) for text in texts], kind="stable")
@@ -274,9 +282,7 @@ def _forward(
                     max_length=encoder.max_length,
                     return_tensors="pt",
                 )
-                with torch.inference_mode():
-                    output = model(**batch.to(model.device), **call)
-                yield rows, output
+                yield rows, batch.to(model.device)
                 bar.update(len(rows))
     finally:
         model.train(was_training)

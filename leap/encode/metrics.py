@@ -70,3 +70,41 @@ def bootstrap_interval(
     values = spearman(cosines[draws], scores[draws])
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def distances(embeddings: FloatArray, reference: FloatArray) -> FloatArray:
+    """(N,) float64 in [0, 2]: 1 - cosine of N embeddings (N, H) to their references; 1 of a zero vector."""
+    cosines = row_cosines(embeddings.astype(np.float64), reference.astype(np.float64))
+    return np.clip(1 - np.nan_to_num(cosines, nan=0.0), 0, 2)
+
+
+STATISTICS = ("mean", "p95", "p99", "over_0.05", "over_0.1", "over_0.2")
+
+
+def error_statistics(errors: FloatArray, weights: FloatArray | None = None) -> dict[str, float]:
+    """What `STATISTICS` name of a distribution of errors: its mean, two quantiles, and shares above a bound.
+
+    Args:
+        errors: (N,) errors.
+        weights: (N,) of each of them, not all 0; None: all alike.
+    """
+    weights = np.ones(len(errors)) if weights is None else weights
+    found = weighted_statistics(errors, weights[None])[0]
+    return dict(zip(STATISTICS, found.tolist(), strict=True))
+
+
+def weighted_statistics(errors: FloatArray, weights: FloatArray) -> FloatArray:
+    """(R, 6): `STATISTICS` of errors (N,) under each of R weightings (R, N).
+
+    A quantile is the smallest error whose share of the weight, together with all smaller ones, reaches it.
+    """
+    order = np.argsort(errors, kind="stable")
+    errors, weights = errors[order], weights[:, order]
+    reached = np.cumsum(weights, axis=1)
+    total = reached[:, -1:]
+    columns = [(weights @ errors) / total[:, 0]]
+    for quantile in (0.95, 0.99):
+        at = (reached < quantile * total - 1e-9).sum(axis=1)
+        columns.append(errors[np.minimum(at, len(errors) - 1)])
+    columns += [weights[:, errors > bound].sum(axis=1) / total[:, 0] for bound in (0.05, 0.1, 0.2)]
+    return np.stack(columns, axis=1)

@@ -14,8 +14,8 @@ import gradio as gr
 
 from leap.encode.encoder import Encoder
 from leap.errors import UsageError
-from leap.page.analysis import Rule, analyse, describe_rule, make_rule, split_texts, summarise
-from leap.page.plot import plot_curves
+from leap.page.analysis import Rule, analyse, describe_rule, layer_range, make_rule, split_texts, summarise
+from leap.page.plot import plot_tests
 from leap.page.search import Index, search
 
 OWN, SET = "The model's own rule", "The settings below"
@@ -38,7 +38,7 @@ CSS = """
 """
 FAILED = "Something went wrong on our side, and it is in the program's log. Please try once more."
 
-LOWEST, HIGHEST = 0.5, 1.0  # theta of the slider
+LOWEST, HIGHEST = 0.0, 1.0  # theta of the slider
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +58,15 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
         index: what is searched.
         name: of the model, for the reader.
     """
-    own = make_rule(encoder)
+    own, (lowest, highest) = make_rule(encoder), layer_range(encoder)
+    landing = encoder.model.config.landing_layer
+    then = f"skips to layer {landing}" if landing else "leaves the network"
     handlers = Handlers(encoder, index)
     with gr.Blocks(title="LEAP: texts that leave early", analytics_enabled=False) as page:
         gr.Markdown(
-            f"# Where does a text leave the network?\n"
-            f"{name} has {encoder.depth} layers. A text leaves at the first layer, from l_min on, whose "
-            f"embedding has a cosine of at least theta with that of the layer before."
+            f"# Which texts skip layers?\n"
+            f"{name} has {encoder.depth} layers. A text {then} once its embedding has a cosine s of at least "
+            f"theta with that of the layer before."
         )
         with gr.Row():
             with gr.Column(scale=2, min_width=SIDE):
@@ -72,7 +74,7 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
                     EXAMPLES, label="Texts, one a line", lines=7, max_lines=12, elem_id="texts"
                 )
                 rule = gr.Radio(
-                    [(f"{OWN}: {describe_rule(own, encoder.depth)}", OWN), SET],
+                    [(f"{OWN}: {describe_rule(own)}", OWN), SET],
                     value=OWN,
                     label="Exit rule",
                     elem_id="rule",
@@ -83,17 +85,18 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
                     value=own.theta if isinstance(own.theta, float) else 0.95,
                     step=0.005,
                     label="theta",
-                    info="lower: texts leave earlier",
+                    info="lower: more texts skip layers",
                     elem_id="theta",
                 )
                 first = gr.Slider(
-                    own.patience + 1,
-                    encoder.depth,
+                    lowest,
+                    highest,
                     value=own.first_layer,
                     step=1,
                     label="l_min",
-                    info="the first layer that a text may leave at",
+                    info="the first layer at which a text is tested",
                     elem_id="first",
+                    visible=lowest < highest,
                 )
                 encode = gr.Button("Encode", variant="primary", elem_id="encode")
             with gr.Column(scale=3, min_width=SIDE):
@@ -101,9 +104,9 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
                 with gr.Column(visible=False, elem_id="results") as results:
                     summary = gr.Markdown(elem_id="summary")
                     table = gr.Dataframe(
-                        headers=["", "text", "tokens", "layer", "cosine to full depth"],
-                        datatype=["number", "str", "number", "number", "str"],
-                        column_widths=["9%", "40%", "18%", "14%", "19%"],
+                        headers=["", "text", "tokens", "s", "skips", "layers run", "cosine to full depth"],
+                        datatype=["number", "str", "number", "str", "str", "number", "str"],
+                        column_widths=["7%", "33%", "13%", "12%", "10%", "11%", "14%"],
                         interactive=False,
                         wrap=True,
                         max_height=560,
@@ -120,7 +123,7 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
             find = gr.Button("Search", scale=1, min_width=120, elem_id="find")
         trouble = gr.Markdown(visible=False, elem_id="trouble")
         hits = gr.Dataframe(
-            headers=["rank", "sentence", "cosine", "rank at full depth"],
+            headers=["rank", "sentence", "cosine", f"rank by {index.judge}"],
             datatype=["number", "str", "str", "number"],
             column_widths=["13%", "49%", "18%", "20%"],
             interactive=False,
@@ -176,25 +179,25 @@ class Handlers:
     def encode(
         self, pasted: str | None, which: str, theta: float | None, first: float | None
     ) -> Sequence[Any]:
-        """Updates of message, results, summary, table and curves."""
+        """Updates of message, results, summary, table and picture."""
 
         def work() -> Sequence[Any]:
             texts, rule = split_texts(pasted), self._rule(which, theta, first)
             found = analyse(self.encoder, texts, rule)
             rows = [
                 [
-                    number,
+                    row + 1,
                     shorten(text),
-                    f"{tokens} (cut)" if cut else int(tokens),
-                    int(layer),
-                    f"{kept:.4f}",
+                    f"{found.tokens[row]} (cut)" if found.cut[row] else int(found.tokens[row]),
+                    f"{found.cosines[row]:.3f}" if found.tested_at[row] else "-",
+                    "yes" if found.skips[row] else "no",
+                    int(found.layers_run[row]),
+                    f"{found.fidelity[row]:.4f}",
                 ]
-                for number, (text, tokens, cut, layer, kept) in enumerate(
-                    zip(texts, found.tokens, found.cut, found.layers, found.fidelity, strict=True), start=1
-                )
+                for row, text in enumerate(texts)
             ]
             told = summarise(found, self.encoder.depth)
-            return gr.Column(visible=True), told, rows, plot_curves(found, rule)
+            return gr.Column(visible=True), told, rows, plot_tests(found, rule)
 
         return _answer(work, (gr.Column(visible=False), "", [], None))
 
@@ -206,12 +209,12 @@ class Handlers:
         def work() -> Sequence[Any]:
             hits = search(self.encoder, self.index, query, self._rule(which, theta, first))
             rows = [
-                [rank, self.index.texts[row], f"{cosine:.3f}", int(full)]
-                for rank, (row, cosine, full) in enumerate(
-                    zip(hits.rows, hits.cosines, hits.full_ranks, strict=True), start=1
+                [rank, self.index.texts[row], f"{cosine:.3f}", int(judged)]
+                for rank, (row, cosine, judged) in enumerate(
+                    zip(hits.rows, hits.cosines, hits.judged, strict=True), start=1
                 )
             ]
-            told = f"The query left at layer **{hits.layer}** of {self.encoder.depth}."
+            told = f"The query ran **{hits.layers_run}** of {self.encoder.depth} layers."
             return gr.Dataframe(rows, visible=True), told
 
         return _answer(work, (gr.Dataframe(visible=False), ""))
@@ -223,7 +226,7 @@ class Handlers:
             raise UsageError("theta and l_min must be numbers: type them, or move the sliders.")
         if not LOWEST <= theta <= HIGHEST:
             raise UsageError(f"theta must lie between {LOWEST:g} and {HIGHEST:g}; {theta:g} does not.")
-        lowest, highest = self.encoder.model.config.exit_patience + 1, self.encoder.depth
+        lowest, highest = layer_range(self.encoder)
         if not lowest <= first <= highest:
             raise UsageError(f"l_min must be a layer from {lowest} to {highest}; {first:g} is none.")
         return make_rule(self.encoder, float(theta), round(first))

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from leap.arguments import OneLineParser
 from leap.encode.encoder import Encoder, encode, load_encoder
-from leap.encode.exits import FloatArray, IntArray, unit_vectors
 from leap.errors import UsageError
 from leap.files import atomic_write, checksum
-from leap.page.analysis import MAX_CHARACTERS, Rule
+from leap.page.analysis import MAX_CHARACTERS, Rule, tokenize
 
 HERE = Path(__file__).resolve().parent
 SENTENCES, VECTORS = HERE / "sentences.txt", HERE / "sentences.safetensors"
@@ -29,10 +30,16 @@ TEACHER = "sentence-transformers/all-MiniLM-L6-v2"
 
 @dataclass(frozen=True)
 class Index:
-    """N texts with the teacher's unit vectors (N, H) of them."""
+    """N texts with the teacher's unit vectors (N, H) of them, and the teacher where it is at hand."""
 
     texts: list[str]
-    vectors: FloatArray
+    vectors: NDArray[np.floating]
+    teacher: Encoder | None = None
+
+    @property
+    def judge(self) -> str:
+        """Whose ranks a search shows beside its own."""
+        return "full depth" if self.teacher is None else "all-MiniLM-L6-v2"
 
 
 @dataclass(frozen=True)
@@ -40,16 +47,17 @@ class Hits:
     """What a search found, best first.
 
     Attributes:
-        rows: (k,) places in the index, by the query as it left.
-        cosines: (k,) with the query as it left.
-        full_ranks: (k,) ranks, from 1, that the same texts have by the query of full depth.
-        layer: where the query left.
+        rows: (k,) places in the index, by the query under the exit rule.
+        cosines: (k,) with that query.
+        judged: (k,) ranks, from 1, of the same texts by the teacher's query, or by that of full depth where
+            the teacher is not at hand.
+        layers_run: layers that the query ran.
     """
 
-    rows: IntArray
-    cosines: FloatArray
-    full_ranks: IntArray
-    layer: int
+    rows: NDArray[np.integer]
+    cosines: NDArray[np.floating]
+    judged: NDArray[np.integer]
+    layers_run: int
 
 
 def read_sentences(path: Path = SENTENCES) -> list[str]:
@@ -59,7 +67,7 @@ def read_sentences(path: Path = SENTENCES) -> list[str]:
 
 def embed_index(teacher: Encoder, texts: list[str]) -> Index:
     """Embed the texts by the teacher, at full depth."""
-    return Index(texts, unit_vectors(encode(teacher, texts, exit_threshold=None).embeddings))
+    return Index(texts, _unit(encode(teacher, texts, exit_threshold=None).embeddings), teacher)
 
 
 def write_index(index: Index, path: Path = VECTORS) -> None:
@@ -83,11 +91,11 @@ def read_index(texts: list[str], path: Path = VECTORS) -> Index:
         raise UsageError(f"{path.name}: the index has no vectors that can be read: {remedy}") from error
     if facts.get("texts") != checksum(texts):
         raise UsageError(f"{path.name}: the vectors are of other sentences than {SENTENCES.name}: {remedy}")
-    return Index(texts, unit_vectors(vectors.astype(np.float32)))
+    return Index(texts, _unit(vectors.astype(np.float32)))
 
 
 def search(encoder: Encoder, index: Index, query: str | None, rule: Rule, count: int = 5) -> Hits:
-    """Search the index with the query as it leaves by the rule, and beside it with that of full depth.
+    """Search the index with the query under the rule; beside it the ranks of `index.judge`.
 
     Raises:
         UsageError: the query is empty or too long.
@@ -97,12 +105,22 @@ def search(encoder: Encoder, index: Index, query: str | None, rule: Rule, count:
         raise UsageError("There is no query yet: type one.")
     if len(query) > MAX_CHARACTERS:
         raise UsageError(f"The query has {len(query):,} characters; this page takes {MAX_CHARACTERS:,}.")
-    left = encode(encoder, [query], exit_threshold=rule.theta, min_exit_layer=rule.first_layer)
-    full = encode(encoder, [query], exit_threshold=None)
-    cosines, full_cosines = (index.vectors @ unit_vectors(found.embeddings)[0] for found in (left, full))
+    judge = index.teacher or encoder
+    with torch.inference_mode():
+        left = encoder.model(
+            **tokenize(encoder, [query]), exit_threshold=rule.theta, min_exit_layer=rule.first_layer
+        )
+        full = judge.model(**tokenize(judge, [query]), exit_threshold=None)
+    cosines, judged = (
+        index.vectors @ _unit(found.sentence_embedding.cpu().numpy())[0] for found in (left, full)
+    )
     rows = np.argsort(-cosines, kind="stable")[:count]
-    full_ranks = np.argsort(np.argsort(-full_cosines, kind="stable"))[rows] + 1
-    return Hits(rows, cosines[rows], full_ranks, int(left.exit_layers[0]))
+    ranks = np.argsort(np.argsort(-judged, kind="stable"))[rows] + 1
+    return Hits(rows, cosines[rows], ranks, left.layers_run.item())
+
+
+def _unit(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

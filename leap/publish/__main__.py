@@ -1,17 +1,18 @@
 """Release the model on the Hub: `python -m leap.publish --repository OWNER/NAME`.
 
     python -m leap.publish --repository OWNER/NAME --dry_run     # everything but the login and the upload
+    python -m leap.publish --repository OWNER/NAME --depth leap  # the leap path, as a plain BERT
 
 Builds the folder of the Hub from this tree (weights, tokenizer, code, the card as README.md, what
-sentence-transformers reads, ONNX graphs, evaluation entries, pictures, licence, SHA256SUMS). It refuses where
-card, README.md, config, weights and results do not speak of the same model. The login is that of
-`hf auth login` or HF_TOKEN.
+sentence-transformers reads, ONNX graphs, evaluation entries, results, licence, SHA256SUMS). It refuses where
+card, config, weights and graphs are not of the same model and exit rule. `python -m eval card --check` says
+whether the card is what results/ say. The login is that of `hf auth login` or HF_TOKEN.
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from transformers.utils import logging as transformers_logging
 from leap.arguments import OneLineParser
 from leap.errors import UsageError
 from leap.folders import write_folder
-from leap.publish.checks import check_card, check_onnx, check_readme, check_weights
-from leap.publish.folder import SUMS, check_required, collect, listing, write
+from leap.publish.checks import check_onnx, check_weights, read_card
+from leap.publish.folder import SUMS, File, check_required, collect, listing, write
 from leap.publish.hub import check_name, check_push, push
+from leap.publish.leap_depth import write_leap_depth
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry_run", "--dry-run", action="store_true", help="check and list everything; no login, no upload"
     )
+    parser.add_argument(
+        "--depth", choices=["exit", "leap"], default="exit", help="leap: the leap path alone, as a plain BERT"
+    )
     parser.add_argument("--without_onnx", action="store_true", help="release no ONNX graphs")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep the Hub's folder here, replaced")
     return parser
@@ -72,16 +77,23 @@ def _publish(args: argparse.Namespace) -> None:
         check_name(args.repository, "--repository")
     else:
         check_push(args.repository, "--repository")
+    if args.depth == "leap":
+        _release(args, lambda folder: write_leap_depth(args.folder, folder, args.repository))
+        return
     check_required(args.folder)
-    results, card = check_card(args.folder, args.repository)
-    check_readme(args.folder, results)
-    files = collect(args.folder, card.text, with_onnx=not args.without_onnx)
-    check_weights(args.folder, results)
+    card, measured = read_card(args.folder, args.repository)
+    files = collect(args.folder, card, with_onnx=not args.without_onnx)
+    check_weights(args.folder, measured)
     if not args.without_onnx:
         check_onnx(args.folder)
 
+    _release(args, lambda folder: write(folder, files, {"README.md": card}))
+
+
+def _release(args: argparse.Namespace, build: Callable[[Path], list[File]]) -> None:
+    """Build the folder of the Hub, list it and send it."""
     with _folder(args.output) as folder:
-        released = write(Path(folder), files, {"README.md": card.text})
+        released = build(Path(folder))
         print(listing(released))
         if args.dry_run:
             print(f"--dry_run: nothing was sent to {args.repository}")

@@ -1,74 +1,84 @@
-"""What must be true of a release: card, README.md, config, weights and results speak of the same model."""
+"""What must be true of a release: card, config, weights and graphs are of the same model and exit rule."""
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
+import yaml
+from huggingface_hub import ModelCard
 from safetensors import SafetensorError
 
 from configuration_leap import LeapConfig
-from eval.card.card import ENTRIES, Card, render
-from eval.card.card_facts import rule_words
-from eval.card.card_results import Results, read_results
 from leap.encode.encoder import load_encoder
 from leap.errors import UsageError, first_line
-from leap.publish.folder import CARD, ONNX, export_command
+from leap.publish.folder import CARD, ENTRIES, ONNX, export_command
 
-RENDER = "python -m eval card"
+RENDER = "measure again, then `python -m eval card`"
+RULE = ("exit_threshold", "min_exit_layer", "exit_patience", "landing_layer", "max_exit_layer")
 # What `python -m leap.runtime export` writes into the metadata of each graph: of which weights, which rule.
 ONNX_WEIGHTS = "leap.model_sha256"
 ONNX_RULE = ("leap.exit_threshold", "leap.min_exit_layer", "leap.exit_patience")
 
 
-def check_card(root: Path, repository: str) -> tuple[Results, Card]:
-    """Check config.json, the card and the Hub's evaluation entries against the results.
+def read_card(root: Path, repository: str) -> tuple[str, dict[str, Any]]:
+    """The model card, held against config.json and the evaluation entries.
 
     Args:
         root: the tree.
-        repository: OWNER/NAME, under which the card is to name the model.
+        repository: OWNER/NAME, which takes the place of the placeholder in the card's snippets.
 
     Returns:
-        The results, and the card as it is to be on the Hub.
+        The text as it is to be on the Hub, and `leap` of its metadata: `sha256` of the weights and the
+        exit rule that its figures are of.
 
     Raises:
-        UsageError: results are missing or of different models or exit rules, or the card is not what they
-            render to, byte for byte.
+        UsageError: the metadata are no YAML or say nothing of the model, or another exit rule than
+            config.json, or an entry has a value that the card has not.
     """
-    results = read_results(root / "results", root / "config.json")
-    card = render(results, repository)
-    _same(root / CARD, (card.text, render(results).text))
-    for name, entry in card.entries.items():
-        _same(root / ENTRIES / name, (entry,))
-    for path in sorted((root / ENTRIES).iterdir()):
-        if path.name not in card.entries:
-            raise UsageError(f"--folder: {path} is of no result: take it away, or measure it again")
-    return results, card
+    path = root / CARD
+    text = path.read_text(encoding="utf-8")
+    try:
+        card = ModelCard(text)
+        measured = card.data.to_dict().get("leap")
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"--folder: {path} has no valid metadata ({first_line(error)}): {RENDER}") from error
+    if not isinstance(measured, dict) or "sha256" not in measured:
+        raise UsageError(f"--folder: {path} does not say of which weights it is: {RENDER}")
+    config = json.loads((root / "config.json").read_text(encoding="utf-8"))
+    for key in RULE:
+        if measured.get(key) != config.get(key):
+            raise UsageError(
+                f"--folder: {path} is of {key} {measured.get(key)}, config.json of "
+                f"{config.get(key)}: {RENDER}"
+            )
+    _check_entries(root, {round(result.metric_value, 4) for result in card.data.eval_results or ()})
+    return text.replace(f"OWNER/{card.data.model_name}", repository), measured
 
 
-def check_readme(root: Path, results: Results) -> None:
-    """Raise a UsageError unless README.md states the exit rule that the config has and the results are of."""
-    rule = rule_words(results.rule)
-    text = (root / "README.md").read_text(encoding="utf-8")
-    if rule not in " ".join(text.split()):
-        raise UsageError(
-            f"--folder: {root / 'README.md'} does not say '{rule}', the exit rule of config.json and "
-            "results/: bring its section on where the model stands up to date"
-        )
+def _check_entries(root: Path, values: set[float]) -> None:
+    """Raise a UsageError unless every evaluation entry for the Hub has a value that the card lists too."""
+    for path in sorted((root / ENTRIES).glob("*")):
+        try:
+            found = [entry["value"] for entry in yaml.safe_load(path.read_text(encoding="utf-8"))]
+        except (yaml.YAMLError, TypeError, KeyError) as error:
+            raise UsageError(f"--folder: {path} is no evaluation entry: {RENDER}") from error
+        if not set(found) <= values:
+            raise UsageError(f"--folder: {path} and {CARD} disagree: {RENDER}")
 
 
-def check_weights(root: Path, results: Results) -> None:
-    """Raise a UsageError unless weights, tokenizer and lengths are those the results were measured on."""
-    measured = results.sts["models"]["model"]["sha256"]
+def check_weights(root: Path, measured: dict[str, Any]) -> None:
+    """Raise a UsageError unless weights, tokenizer and lengths are those that the card was measured on."""
     try:
         found = load_encoder(str(root), device="cpu", argument="--folder").fingerprint()
     except (SafetensorError, RuntimeError) as error:  # what loading says of torn files, and of other shapes
         raise UsageError(
             f"--folder: cannot load {str(root)!r}: {first_line(error)}: restore its weights"
         ) from error
-    if found != measured:
+    if found != measured["sha256"]:
         raise UsageError(
-            f"--folder: weights or tokenizer ({found[:12]}) are not those the results were measured on "
-            f"({measured[:12]}): measure again, or restore them"
+            f"--folder: weights or tokenizer ({found[:12]}) are not those the card was measured on "
+            f"({measured['sha256'][:12]}): {RENDER}, or restore them"
         )
 
 
@@ -93,18 +103,3 @@ def check_onnx(root: Path) -> None:
             raise UsageError(f"--folder: {path} was exported from other weights: {remedy}")
         if tuple(json.loads(facts.get(key, '""')) for key in ONNX_RULE) != rule:
             raise UsageError(f"--folder: {path} was exported with another exit rule: {remedy}")
-
-
-def _same(path: Path, wanted: tuple[str, ...]) -> None:
-    """Raise a UsageError unless the file has one of these contents, byte for byte."""
-    if not path.is_file():
-        raise UsageError(f"--folder: {path} is missing: make it with `{RENDER}`")
-    content = path.read_bytes()
-    if content in [text.encode() for text in wanted]:
-        return
-    here, there = content.splitlines(), wanted[-1].encode().splitlines()
-    pairs = zip([*here, None], [*there, None], strict=False)
-    line = next((number for number, (a, b) in enumerate(pairs, start=1) if a != b), len(here))
-    raise UsageError(
-        f"--folder: {path} and the results disagree, first in line {line}: make it again with `{RENDER}`"
-    )

@@ -2,18 +2,19 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.card.card import ENTRIES
 from leap.errors import UsageError
 
 SUMS = "SHA256SUMS"
 CARD = "model_card.md"  # in this tree, whose README.md is for people who work on it; README.md on the Hub
 ONNX = "onnx"
+ENTRIES = ".eval_results"  # one YAML file a benchmark, which the Hub shows on the model's page
 RESTORE = "restore it from version control, or from the output of train_leap.py"
 REQUIRED = {
     "config.json": RESTORE,
@@ -62,7 +63,7 @@ def collect(root: Path, card: str, *, with_onnx: bool) -> dict[str, Path]:
 
     Args:
         root: the tree, itself a model folder.
-        card: the text of the model card; the pictures that it shows and the files that it links go along.
+        card: the text of the model card; the files that it links go along, and what its pages link or show.
         with_onnx: with the exported graphs.
 
     Raises:
@@ -73,11 +74,16 @@ def collect(root: Path, card: str, *, with_onnx: bool) -> dict[str, Path]:
     found |= {name: root / name for name in OPTIONAL if (root / name).is_file()}
     found |= _below(root, [module for module in _module_folders(root) if (root / module).is_dir()])
     found |= _below(root, [ENTRIES])
-    for name in RELATIVE_LINK.findall(card):
-        _check(root / name, f"{CARD} shows it: draw it again (`--plot` of its evaluation)")
+    for name in _linked(root, card):
+        if name.startswith(".."):
+            raise UsageError(f"--folder: {CARD} or a page that it leads to leads out of the tree: {name}")
+        _check(root / name, f"{CARD} leads to it: make it with `python -m eval card`, or restore it")
         found[name] = root / name
     # The card says that its figures and their provenance are there.
-    found |= {f"results/{path.name}": path for path in (root / "results").glob("*.json")}
+    results = {f"results/{path.name}": path for path in (root / "results").glob("*.json")}
+    if not results:
+        raise UsageError(f"--folder: {root / 'results'} holds no .json file: restore it from version control")
+    found |= results
     if with_onnx:
         graphs = _below(root, [ONNX])
         if not any(name.endswith(".onnx") for name in graphs):
@@ -121,6 +127,15 @@ def listing(files: Iterable[File]) -> str:
     files = list(files)
     lines = [f"{file.sha256}  {file.size:>12,}  {file.path}" for file in files]
     return "\n".join([*lines, f"{len(files)} files, {sum(file.size for file in files):,} bytes"])
+
+
+def _linked(root: Path, card: str) -> Iterator[str]:
+    """The files that the card leads to, and those that its Markdown pages lead to, relative to the tree."""
+    for name in RELATIVE_LINK.findall(card):
+        yield name
+        if name.endswith(".md") and (root / name).is_file():
+            below = RELATIVE_LINK.findall((root / name).read_text(encoding="utf-8"))
+            yield from (os.path.normpath(Path(name).parent / link) for link in below)
 
 
 def _module_folders(root: Path) -> Iterator[str]:

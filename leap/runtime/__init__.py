@@ -1,8 +1,8 @@
-"""LEAP outside of torch: ONNX files with the exits, and an encoder that runs them.
+"""LEAP outside of torch: ONNX files with the exit inside, and an encoder over them.
 
-Encoding needs onnxruntime, tokenizers and numpy; only `runtime="torch"` imports torch.
+Encoding needs onnxruntime, tokenizers and numpy; only the export imports torch.
 """
 
-from leap.runtime.encoder import RUNTIMES, LeapEncoder
+from leap.runtime.encoder import Embeddings, LeapEncoder
 
-__all__ = ["RUNTIMES", "LeapEncoder"]
+__all__ = ["Embeddings", "LeapEncoder"]

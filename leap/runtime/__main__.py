@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformers.utils import logging
+
 from leap.runtime.export import export
 
 
@@ -20,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--model", type=Path, required=True, help="folder of the checkpoint")
     command.add_argument("--output", type=Path, required=True, help="folder to write, usually MODEL/onnx")
     args = parser.parse_args(argv)
+    logging.disable_progress_bar()
     try:
         files = export(args.model, args.output)
     except (ValueError, OSError) as error:

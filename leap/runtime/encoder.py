@@ -1,37 +1,28 @@
-"""Texts to embeddings with the manners of sentence-transformers, over each of the runtimes."""
+"""Texts to embeddings with the manners of sentence-transformers, on ONNX Runtime alone."""
 
-from collections.abc import Iterable, Iterator
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import islice
+from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
+from onnxruntime import InferenceSession
 from tokenizers import Tokenizer
 
-from leap.runtime.checkpoint import (
-    SENTENCE_CONFIG,
-    TOKENIZER_CONFIG,
-    WEIGHTS,
-    FloatArray,
-    max_tokens,
-    read_config,
-    weights_sha256,
-)
-from leap.runtime.layout import FOLDER, exits_path, flat_path, segments_path
-from leap.runtime.rule import ExitRule, ExitThreshold, resolve
-from leap.runtime.runners import FlatRunner, IntArray, Runner, SegmentRunner, SingleRunner, TorchRunner
+from leap.runtime.folder import find_folder, max_tokens, open_graph, read_config
+from leap.runtime.session import NEVER, SUFFIXES
+from leap.runtime.texts import check_characters, check_strings, text_iterator
 
-# Precision and form of each runtime that ONNX Runtime runs.
-_ONNX: dict[str, tuple[str, Any, Any]] = {
-    "onnx": ("float32", SegmentRunner, segments_path),
-    "onnx-int8": ("int8", SegmentRunner, segments_path),
-    "onnx-single": ("float32", SingleRunner, exits_path),
-    "onnx-single-int8": ("int8", SingleRunner, exits_path),
-    "onnx-flat": ("float32", FlatRunner, flat_path),
-    "onnx-flat-int8": ("int8", FlatRunner, flat_path),
-}
-RUNTIMES = (*_ONNX, "torch")
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+# theta, or one of each layer, of which that of the test is read; None: full depth; "config": the model's own.
+ExitThreshold: TypeAlias = float | Sequence[float | None] | Literal["config"] | None
+
 BLOCK = 64  # batches that are tokenised and sorted together: what a stream holds in memory
 
 
@@ -40,33 +31,49 @@ class Embeddings(NamedTuple):
 
     Attributes:
         embeddings: (N, H) float32.
-        exit_layers: (N,) int64, the layer each text left at, counted from 1.
+        exit_layers: (N,) int64, the layer after which each text had converged, from 1; else the last one.
+        layers_run: (N,) int64, how many layers each text ran: its cost.
     """
 
     embeddings: FloatArray
     exit_layers: IntArray
+    layers_run: IntArray
 
 
 class LeapEncoder:
     """An encoder of sentences that may be called from several threads at once.
 
-    Made by `from_pretrained`.
+    It may be pickled, or be there when a process forks: the worker opens the model again, from the same
+    folder.
 
     Args:
-        config: the content of config.json.
-        tokenizer: set to cut texts, and to pad none.
-        runner: the network.
+        folder: of the checkpoint, with its ONNX files.
+        precision: "float32", or "int8", which is faster. int8 rounds a batch together, so that a vector
+            depends a little on what it was batched with; float32 does not.
+        threads: to compute with; None: as many as there are cores.
+        max_length: tokens a text is cut to, the special ones included; None: as the model says.
+
+    Raises:
+        ValueError: as `from_pretrained`, which takes a Hub id, too.
     """
 
-    def __init__(self, config: dict[str, Any], tokenizer: Tokenizer, runner: Runner) -> None:
-        self.config = config
-        self._tokenizer = tokenizer
-        self._runner = runner
-
-    @property
-    def dimension(self) -> int:
-        """H, the length of an embedding."""
-        return self.config["hidden_size"]
+    def __init__(
+        self,
+        folder: Path,
+        precision: str = "float32",
+        threads: int | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        if precision not in SUFFIXES:
+            raise ValueError(f"precision must be one of {', '.join(SUFFIXES)}, got {precision!r}")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads!r}")
+        self._arguments = (folder, precision, threads, max_length)
+        self._of_parents: list[InferenceSession] = []  # kept, never used
+        self.config = read_config(folder)
+        self._tokenizer = _open_tokenizer(folder, self.config, max_length)
+        self._open()
+        self._theta("config")  # complains about the config's
 
     @classmethod
     def from_pretrained(
@@ -74,57 +81,45 @@ class LeapEncoder:
         folder_or_id: str | Path,
         *,
         revision: str | None = None,
-        runtime: str = "onnx",
+        precision: str = "float32",
         threads: int | None = None,
         max_length: int | None = None,
     ) -> "LeapEncoder":
         """Load a model.
 
         Args:
-            folder_or_id: folder of a checkpoint, or a Hub id; of that, only what `runtime` needs is fetched.
+            folder_or_id: folder of a checkpoint, or a Hub id; of that, only what is needed is fetched.
             revision: branch, tag or commit of the Hub's repository; not looked at for a folder.
-            runtime: "onnx": segments, rows leave one by one (the default); "onnx-single": the one file with
-                the exits inside, a text at a time; "onnx-flat": full depth always, for comparison; each also
-                with "-int8" after it; "torch": `LeapModel`.
-            threads: to compute with; None: as many as there are cores. Of torch, that is the whole process.
-            max_length: tokens a text is cut to, the two special ones included; None: as the model says, in
-                sentence_bert_config.json.
+            precision: as `LeapEncoder`, with the other two.
+            threads: to compute with.
+            max_length: tokens a text is cut to.
 
         Raises:
             ValueError: an argument is wrong, or the folder holds no such model, or its ONNX files are
                 missing or of other weights; one line that says what to do.
         """
-        if runtime not in RUNTIMES:
-            raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
-        for name, number in (("threads", threads), ("max_length", max_length)):
-            if number is not None and number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number!r}")
-        folder = _find(folder_or_id, revision, runtime)
-        config = read_config(folder)
-        longest = max_tokens(folder, config)
-        if max_length is not None:
-            if max_length > config["max_position_embeddings"]:
-                raise ValueError(
-                    f"max_length must be at most {config['max_position_embeddings']}, got {max_length}"
-                )
-            longest = max_length
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise ValueError(f"{str(folder)!r} has no tokenizer.json: save its tokenizer in that format")
-        tokenizer = Tokenizer.from_file(str(path))
-        # Set once, before any thread asks: changing them is not safe beside an encode.
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(longest)
-        resolve(config)
-        return cls(config, tokenizer, _open(folder, config, runtime, threads))
+        return cls(find_folder(folder_or_id, revision, precision), precision, threads, max_length)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments
+
+    def _open(self) -> None:
+        folder, precision, threads, _ = self._arguments
+        self._session, facts = open_graph(folder, self.config, precision, threads)
+        self._process = os.getpid()
+        self._test = int(facts["leap.test_layer"])
+
+    @property
+    def dimension(self) -> int:
+        """H, the length of an embedding."""
+        return self.config["hidden_size"]
 
     def encode(
         self,
         texts: str | Iterable[str],
         batch_size: int = 32,
         *,
-        exit_threshold: ExitThreshold | Literal["config"] = "config",
-        min_exit_layer: int | None = None,
+        exit_threshold: ExitThreshold = "config",
         normalize_embeddings: bool = True,
         show_progress_bar: bool = False,
         return_exit_layers: bool = False,
@@ -137,101 +132,145 @@ class LeapEncoder:
         Args:
             texts: a text, or an iterable of them, such as a list or a generator.
             batch_size: texts a forward pass; they are sorted by length for it, and put back into their order.
-            exit_threshold: theta, a cosine in [-1, 1], or a list of one a layer with None where nothing
-                leaves; None: full depth; "config": the model's own.
-            min_exit_layer: l_min, the first layer a text may leave at; None: the model's own.
+            exit_threshold: theta, a cosine in [-1, 1], -1: all leap; or a list or array of one a layer, of
+                which that of the test is read; None: full depth; "config": the model's own.
             normalize_embeddings: to length 1, as the model does under sentence-transformers.
             show_progress_bar: of the texts done.
-            return_exit_layers: give the layer that each text left at, too.
+            return_exit_layers: give the layer after which each text had converged, too.
 
         Returns:
             (N, H) float32, of one text (H,); with `return_exit_layers` that and (N,) int64, or one int.
 
         Raises:
-            ValueError: an argument out of its range.
-            TypeError: a text is no string.
+            ValueError: an argument out of its range, or a text has half of a surrogate pair.
+            TypeError: a text is no string, or `texts` no iterable of them.
         """
-        rule = self._rule(batch_size, exit_threshold, min_exit_layer)
+        theta = self._check(batch_size, exit_threshold)
         single = isinstance(texts, str)
+        blocks = self._blocks(
+            text_iterator([texts] if single else texts),
+            batch_size,
+            theta,
+            normalize_embeddings,
+            len(texts) if show_progress_bar and hasattr(texts, "__len__") and not single else None,
+            show_progress_bar,
+        )
+        found = _concatenate(list(blocks), self.dimension)
         if single:
-            ids = self._tokenizer.encode(texts).ids
-            found = self._run([ids], rule)
-            found = Embeddings(_normalised(found[0]) if normalize_embeddings else found[0], found[1])
-        else:
-            blocks = self._blocks(texts, batch_size, rule, normalize_embeddings, show_progress_bar)
-            found = _concatenate(list(blocks), self.dimension)
-        embeddings, layers = found
-        if single:
-            return (embeddings[0], int(layers[0])) if return_exit_layers else embeddings[0]
-        return (embeddings, layers) if return_exit_layers else embeddings
+            return (found[0][0], int(found[1][0])) if return_exit_layers else found[0][0]
+        return found[:2] if return_exit_layers else found[0]
 
     def encode_stream(
         self,
         texts: Iterable[str],
         batch_size: int = 32,
         *,
-        exit_threshold: ExitThreshold | Literal["config"] = "config",
-        min_exit_layer: int | None = None,
+        exit_threshold: ExitThreshold = "config",
         normalize_embeddings: bool = True,
     ) -> Iterator[Embeddings]:
         """Encode texts without end, in bounded memory: blocks of up to 64 batches, in the order of the texts.
 
         Arguments and errors as `encode`; those of the arguments come at once, not with the first block.
         """
-        rule = self._rule(batch_size, exit_threshold, min_exit_layer)
-        return self._blocks(texts, batch_size, rule, normalize_embeddings, show_progress_bar=False)
+        theta = self._check(batch_size, exit_threshold)
+        if isinstance(texts, str):
+            raise TypeError("texts must be an iterable of strings, got one string: encode() takes that")
+        return self._blocks(text_iterator(texts), batch_size, theta, normalize_embeddings)
 
-    def _rule(
-        self, batch_size: int, exit_threshold: ExitThreshold | str, min_exit_layer: int | None
-    ) -> ExitRule:
+    def _check(self, batch_size: int, exit_threshold: ExitThreshold) -> float:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
-        return resolve(self.config, exit_threshold, min_exit_layer)
+        return self._theta(exit_threshold)
+
+    def _theta(self, given: Any) -> float:
+        """The threshold as the graph takes it. The tests hold its errors to those of `LeapConfig`."""
+        if isinstance(given, str) and given == "config":
+            given = self.config.get("exit_threshold")
+        if hasattr(given, "tolist"):  # numpy's arrays and scalars
+            given = given.tolist()
+        layers = self.config["num_hidden_layers"]
+        by_layer = isinstance(given, list | tuple)
+        thetas = list(given) if by_layer else [given] * layers
+        if len(thetas) != layers or not all(theta is None or _is_threshold(theta) for theta in thetas):
+            raise ValueError(
+                f"exit_threshold must be a number in [-1, 1], a list of {layers} of them, one a layer, with "
+                f"None where nothing leaves, or None for full depth; got {given!r}"
+            )
+        theta = thetas[self._test - 1]
+        return NEVER if theta is None else float(theta)
 
     def _blocks(
         self,
-        texts: Iterable[str],
+        texts: Iterator[str],
         batch_size: int,
-        rule: ExitRule,
+        theta: float,
         normalize: bool,
-        show_progress_bar: bool,
+        total: int | None = None,
+        show_progress_bar: bool = False,
     ) -> Iterator[Embeddings]:
-        remaining = iter(texts)
-        total = len(texts) if hasattr(texts, "__len__") else None
+        done = 0
         with _progress(total, show_progress_bar) as bar:
-            while block := list(islice(remaining, BLOCK * batch_size)):
-                found = self._encode_block(block, batch_size, rule, bar)
-                yield Embeddings(_normalised(found[0]) if normalize else found[0], found[1])
+            while block := list(islice(texts, BLOCK * batch_size)):
+                found = self._encode_block(block, done, batch_size, theta, bar)
+                done += len(block)
+                yield found._replace(embeddings=_normalised(found.embeddings)) if normalize else found
 
-    def _encode_block(self, texts: list[str], batch_size: int, rule: ExitRule, bar: Any) -> Embeddings:
-        wrong = next((text for text in texts if not isinstance(text, str)), None)
-        if wrong is not None:
-            raise TypeError(f"texts must be strings, got {type(wrong).__name__}")
-        ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
-        if len(ids) == 1:
-            return self._run(ids, rule)
+    def _encode_block(
+        self, texts: list[str], first: int, batch_size: int, theta: float, bar: Any
+    ) -> Embeddings:
+        check_strings(texts, first)
+        try:
+            ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
+        except (TypeError, UnicodeError):
+            check_characters(texts, first)
+            raise
         order = np.argsort([-len(row) for row in ids], kind="stable")
-        embeddings = np.empty((len(ids), self.dimension), np.float32)
-        layers = np.empty(len(ids), np.int64)
+        found = Embeddings(
+            np.empty((len(ids), self.dimension), np.float32), *np.empty((2, len(ids)), np.int64)
+        )
         for start in range(0, len(ids), batch_size):
             rows = order[start : start + batch_size]
-            embeddings[rows], layers[rows] = self._run([ids[row] for row in rows], rule)
+            for whole, part in zip(found, self._run([ids[row] for row in rows], theta), strict=True):
+                whole[rows] = part
             if bar is not None:
                 bar.update(len(rows))
-        return Embeddings(embeddings, layers)
+        return found
 
-    def _run(self, ids: list[list[int]], rule: ExitRule) -> Embeddings:
+    def _run(self, ids: list[list[int]], theta: float) -> list[Any]:
         """Pad a batch, its longest text first, and encode it."""
-        if len(ids) == 1:
-            padded = np.array(ids, np.int64)
-            mask = np.ones(padded.shape, np.int32)
-        else:
-            padded = np.zeros((len(ids), len(ids[0])), np.int64)
-            mask = np.zeros(padded.shape, np.int32)
-            for row, found in enumerate(ids):
-                padded[row, : len(found)] = found
-                mask[row, : len(found)] = 1
-        return Embeddings(*self._runner.run(padded, mask, rule))
+        if self._process != os.getpid():
+            # Forked: the session's threads stayed with the parent, and to end it would wait for them.
+            self._of_parents.append(self._session)
+            self._open()
+        padded = np.zeros((len(ids), len(ids[0])), np.int64)
+        mask = np.zeros_like(padded)
+        for row, found in enumerate(ids):
+            padded[row, : len(found)] = found
+            mask[row, : len(found)] = 1
+        feed = {"input_ids": padded, "attention_mask": mask, "exit_threshold": np.array([theta], np.float32)}
+        return self._session.run(["sentence_embedding", "exit_layer", "layers_run"], feed)
+
+
+def _open_tokenizer(folder: Path, config: dict[str, Any], max_length: int | None) -> Tokenizer:
+    """The tokenizer, set to cut texts and to pad none. Changing it later is not safe beside an encode."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(f"{str(folder)!r} has no tokenizer.json: save its tokenizer in that format")
+    tokenizer = Tokenizer.from_file(str(path))
+    shortest = tokenizer.num_special_tokens_to_add(is_pair=False) + 1  # else all texts would be one vector
+    longest = config["max_position_embeddings"]
+    if max_length is None:
+        max_length = max_tokens(folder, config)
+    if not shortest <= max_length <= longest:
+        raise ValueError(f"max_length must be in [{shortest}, {longest}], got {max_length!r}")
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    return tokenizer
+
+
+def _is_threshold(value: object) -> bool:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and -1 <= value <= 1
 
 
 def _normalised(embeddings: FloatArray) -> FloatArray:
@@ -241,12 +280,10 @@ def _normalised(embeddings: FloatArray) -> FloatArray:
 
 
 def _concatenate(blocks: list[Embeddings], dimension: int) -> Embeddings:
-    if not blocks:
-        return Embeddings(np.empty((0, dimension), np.float32), np.empty(0, np.int64))
     if len(blocks) == 1:
         return blocks[0]
-    embeddings, layers = zip(*blocks, strict=True)
-    return Embeddings(np.concatenate(embeddings), np.concatenate(layers))
+    empty = Embeddings(np.empty((0, dimension), np.float32), np.empty(0, np.int64), np.empty(0, np.int64))
+    return Embeddings(*map(np.concatenate, zip(empty, *blocks, strict=True)))
 
 
 def _progress(total: int | None, show: bool) -> Any:
@@ -255,44 +292,3 @@ def _progress(total: int | None, show: bool) -> Any:
     from tqdm import tqdm  # here: a server that shows no bar does without
 
     return tqdm(total=total, unit="text")
-
-
-def _find(folder_or_id: str | Path, revision: str | None, runtime: str) -> Path:
-    """The folder of a model, downloaded where it is a Hub id."""
-    folder = Path(folder_or_id)
-    if folder.is_dir():
-        return folder
-    name = str(folder_or_id)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ValueError(f"{name!r} is neither a folder nor a Hub id (owner/name): check it")
-    from huggingface_hub import snapshot_download  # here: a server with a folder does without
-
-    files = ["config.json", "tokenizer.json", SENTENCE_CONFIG, TOKENIZER_CONFIG]
-    files += [f"{FOLDER}/{path}*" for path in _files(runtime)] or [WEIGHTS]
-    return Path(snapshot_download(name, revision=revision, allow_patterns=files))
-
-
-def _files(runtime: str) -> list[Path]:
-    """What a runtime reads below onnx/."""
-    if runtime == "torch":
-        return []
-    precision, _, path = _ONNX[runtime]
-    return [path(precision)]
-
-
-def _open(folder: Path, config: dict[str, Any], runtime: str, threads: int | None) -> Runner:
-    if runtime == "torch":
-        return TorchRunner(folder, threads)
-    precision, kind, path = _ONNX[runtime]
-    remedy = f"python -m leap.runtime export --model {folder} --output {folder / FOLDER}"
-    if not (folder / FOLDER / path(precision)).exists():
-        raise ValueError(f"{str(folder)!r} has no {FOLDER}/{path(precision)}: make it with {remedy}")
-    runner = kind(folder / FOLDER, precision, threads)
-    sha256 = weights_sha256(folder)
-    if sha256 not in (None, runner.facts.get("leap.model_sha256")):
-        raise ValueError(f"{FOLDER}/{path(precision)} was made of other weights: make it again with {remedy}")
-    if str(config.get("exit_patience", 1)) != runner.facts.get("leap.exit_patience"):
-        raise ValueError(
-            f"{FOLDER}/{path(precision)} was made for another exit_patience: make it again with {remedy}"
-        )
-    return runner

@@ -3,47 +3,140 @@
 python -m leap.runtime export --model . --output onnx
 """
 
+import hashlib
 import json
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
+import torch
+from numpy.typing import NDArray
 from onnx import ModelProto
 
+from configuration_leap import LeapConfig
+from leap.encode.encoder import load_encoder
+from leap.encode.exits import unit_vectors
+from leap.encode.landing import Leap
 from leap.folders import write_folder
 from leap.runtime import forms
-from leap.runtime.checkpoint import Checkpoint, read_checkpoint
-from leap.runtime.graph import OPSETS, Bert
-from leap.runtime.layout import SUFFIXES, exits_path, flat_path, segments_path
-from leap.runtime.rule import first_exit, resolve
-from leap.runtime.runners import FlatRunner, Runner, SegmentRunner, SingleRunner
+from leap.runtime.bert import Bert, FloatArray, Precision
+from leap.runtime.session import NEVER, SUFFIXES, WEIGHTS, file_name, open_session, rule_of
 
-# Of embeddings of length 1: what float32 in another order of sums may differ by between two forms.
-TOLERANCE = 1e-4
+IntArray = NDArray[np.int64]
+Depth = Literal["exit", "full", "leap"]
+DEPTHS: tuple[Depth, ...] = ("exit", "full", "leap")
+# Of embeddings of length 1, beside torch's: float32 in another order of sums, and the rounding of int8.
+TOLERANCES = {"float32": 1e-4, "int8": 3e-2}
 
 
-def export(model: Path, output: Path) -> list[Path]:
-    """Write the flat model, the model with exits and the segments, in float32 and int8, into `output`.
+class Exporter:
+    """Graphs of a checkpoint.
+
+    Args:
+        folder: with config.json and model.safetensors.
+
+    Raises:
+        ValueError: it holds no such model.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.model = load_encoder(str(folder), device="cpu", argument="--model").model
+        self.config: LeapConfig = self.model.config
+        self._weights: dict[str, FloatArray] = {
+            name: tensor.numpy() for name, tensor in self.model.state_dict().items()
+        }
+        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        theta, first, patience = self.config.resolve_exit_rule()
+        self._facts = {
+            "leap.exit_threshold": json.dumps(theta),
+            "leap.min_exit_layer": str(first),
+            "leap.exit_patience": str(patience),
+            "leap.layers": str(self.config.num_hidden_layers),
+            "leap.rule": rule_of(stored),
+            "leap.model_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+            "leap.versions": json.dumps({name: version(name) for name in ("onnx", "onnxruntime")}),
+        }
+
+    def graph(self, depth: Depth, precision: Precision) -> ModelProto:
+        """The file of a depth: "exit" with the exit inside, "full" of all layers, "leap" without the middle.
+
+        Raises:
+            ValueError: a kind of model that this cannot write.
+        """
+        bert = Bert(self.config.to_dict(), self._weights, precision)
+        facts = {**self._facts, "leap.precision": precision, "leap.depth": depth}
+        if depth == "full":
+            return forms.fixed(bert, range(1, bert.layers + 1), facts)
+        leap = Leap.of(self.config)
+        facts["leap.test_layer"] = str(leap.test)
+        if depth == "leap":
+            return forms.fixed(bert, leap.path, facts)
+        theta = NEVER if leap.theta is None else leap.theta
+        return forms.with_exit(bert, leap.test, leap.patience, leap.landing, theta, facts)
+
+    def write(self, depth: Depth, precision: Precision, path: Path) -> None:
+        """Write the file and hold a batch of random ids to torch.
+
+        Raises:
+            ValueError: as `graph`.
+            RuntimeError: the file gives something else than torch.
+        """
+        model = self.graph(depth, precision)
+        onnx.checker.check_model(model)
+        onnx.save(model, path)
+        ids, mask = _random_batch(self.config)
+        feed = {"input_ids": ids, "attention_mask": mask}
+        session = open_session(path, threads=1)
+        for leaps in (False, True) if depth == "exit" else (depth == "leap",):
+            if depth == "exit":
+                feed["exit_threshold"] = np.array([-1 if leaps else NEVER], np.float32)
+            (found,) = session.run(["sentence_embedding"], feed)
+            difference = np.abs(unit_vectors(found) - unit_vectors(self._in_torch(ids, mask, leaps))).max()
+            if not difference <= TOLERANCES[precision]:
+                raise RuntimeError(f"{path.name} differs from torch by {difference:.1e}: nothing was written")
+
+    def _in_torch(self, ids: IntArray, mask: IntArray, leaps: bool) -> FloatArray:
+        theta: list[float | None] = [None] * self.config.num_hidden_layers
+        if leaps:
+            theta[Leap.of(self.config).test - 1] = -1.0
+        with torch.inference_mode():
+            found = self.model(torch.from_numpy(ids), torch.from_numpy(mask), exit_threshold=theta)
+        return found.sentence_embedding.numpy()
+
+
+def _random_batch(config: LeapConfig) -> tuple[IntArray, IntArray]:
+    """Ids and mask of three rows, one of them a single token."""
+    width = min(12, config.max_position_embeddings)
+    ids = np.random.default_rng(0).integers(1, config.vocab_size, size=(3, width))
+    return ids, (np.arange(width) < np.array([[width], [4], [1]])).astype(np.int64)
+
+
+def export(model: Path, output: Path, depths: Sequence[Depth] = DEPTHS) -> list[Path]:
+    """Write the model with its exit, and both fixed depths, each in float32 and int8, into `output`.
 
     Args:
         model: folder with config.json and model.safetensors; its exit rule becomes the files' default.
         output: folder to write, usually onnx/ beside the weights. What an earlier export wrote is replaced.
+        depths: those to write; any BERT encoder has the full one.
 
     Returns:
         The files written, relative to `output`.
 
     Raises:
         ValueError: the model cannot be exported, or `output` holds files of something else.
-        RuntimeError: the files written do not agree with each other; nothing is kept.
+        RuntimeError: a file written gives something else than torch; nothing is kept.
     """
     _check_output(output)
-    checkpoint = read_checkpoint(model)
-    resolve(checkpoint.config)  # complains about a rule out of its range
+    exporter = Exporter(model)
+    if tuple(depths) != ("full",):
+        Leap.of(exporter.config)  # complains before any work
     with write_folder(output) as folder:
         for precision in SUFFIXES:
-            _write(checkpoint, precision, folder)
-            _check(checkpoint, precision, folder)
+            for depth in depths:
+                exporter.write(depth, precision, folder / file_name(depth, precision))
         return sorted(path.relative_to(folder) for path in folder.rglob("*.onnx"))
 
 
@@ -58,62 +151,3 @@ def _check_output(output: Path) -> None:
             f"--output: {str(output)!r} holds {others[0]!r}, and the whole folder would be replaced: "
             "give a folder for ONNX files alone"
         )
-
-
-def _write(checkpoint: Checkpoint, precision: str, folder: Path) -> None:
-    bert = Bert(checkpoint, precision)
-    config = checkpoint.config
-    rule = resolve(config)
-    first = first_exit(config)
-    thetas = [forms.NEVER] * bert.layers
-    every_layer = resolve(config, min_exit_layer=min(rule.patience + 1, bert.layers))
-    for number, theta in every_layer.exits.items():
-        thetas[number - 1] = theta
-    facts = {
-        "leap.precision": precision,
-        "leap.exit_threshold": json.dumps(config.get("exit_threshold")),
-        "leap.min_exit_layer": str(first),
-        "leap.exit_patience": str(rule.patience),
-        "leap.layers": str(bert.layers),
-        "leap.start": str(first),
-        "leap.model_sha256": checkpoint.sha256,
-        "leap.opsets": json.dumps(OPSETS),
-        "leap.versions": json.dumps({name: version(name) for name in ("onnx", "onnxruntime")}),
-    }
-    _save(forms.flat(bert, facts), folder / flat_path(precision))
-    _save(forms.with_exits(bert, thetas, first, rule.patience, facts), folder / exits_path(precision))
-    for name, segment in forms.segments(bert, first, rule.patience, facts).items():
-        _save(segment, folder / segments_path(precision) / f"{name}.onnx")
-
-
-def _save(model: ModelProto, path: Path) -> None:
-    onnx.checker.check_model(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, path)
-
-
-def _check(checkpoint: Checkpoint, precision: str, folder: Path) -> None:
-    """Run one text through the three forms, at full depth and with exits: they have to agree.
-
-    With torch they are compared by `python -m eval parity`: an export does without torch.
-    """
-    config = checkpoint.config
-    ids = np.random.default_rng(0).integers(1, config["vocab_size"], size=(1, 12))
-    mask = np.ones_like(ids, dtype=np.int32)
-    runners: dict[str, Runner] = {
-        "flat": FlatRunner(folder, precision, threads=1),
-        "exits": SingleRunner(folder, precision, threads=1),
-        "segments": SegmentRunner(folder, precision, threads=1),
-    }
-    full = resolve(config, None)
-    expected = runners.pop("flat").run(ids, mask, full)[0]
-    expected = expected / np.linalg.norm(expected)
-    for name, runner in runners.items():
-        found = runner.run(ids, mask, full)[0]
-        difference = np.abs(found / np.linalg.norm(found) - expected).max()
-        # int8 rounds differently where float32 differs in its last digit.
-        if not difference <= (TOLERANCE if precision == "float32" else 100 * TOLERANCE):
-            raise RuntimeError(f"the {precision} {name} differ from the flat model by {difference:.1e}")
-    first, second = (runner.run(ids, mask, resolve(config))[1] for runner in runners.values())
-    if precision == "float32" and first != second:
-        raise RuntimeError(f"the exits leave at layer {first}, the segments at {second}")

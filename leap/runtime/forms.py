@@ -1,181 +1,126 @@
-"""The three forms a model is exported in: a flat model, one model with the exits inside, and segments."""
+"""The two forms of a file: with the exit inside, and of a fixed path through the layers.
 
-from collections.abc import Callable
-from typing import Any
+Both take `input_ids`, `attention_mask` (not 0: a token) and, if given, `token_type_ids`, all (B, T) int64,
+and give `last_hidden_state` (B, T, H) and `sentence_embedding` (B, H), its mean over tokens, not normalised.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from leap.runtime import graph as parts
-from leap.runtime.graph import IR_VERSION, OPSETS, Bert, Graph
-
-NEVER = 2.0  # a threshold that no cosine reaches
+from leap.runtime.bert import Bert
+from leap.runtime.graph import Graph, value
 
 
-def value(name: str, kind: int, *shape: int | str) -> ValueInfoProto:
-    """The description of an input or output."""
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-def _model(graph: GraphProto, facts: dict[str, str]) -> ModelProto:
-    opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="leap")
-    helper.set_model_props(model, facts)
-    return model
-
-
-def _ids(*names: str) -> list[ValueInfoProto]:
-    return [value(name, TensorProto.INT64, "batch", "sequence") for name in names]
-
-
-def flat(bert: Bert, facts: dict[str, str]) -> ModelProto:
-    """Full depth, as sentence-transformers, fastembed and transformers.js load it.
-
-    Inputs `input_ids`, `attention_mask`, `token_type_ids`, (B, T) int64; output `last_hidden_state`
-    (B, T, H), which their mean pooling turns into the embedding.
-    """
-    graph = Graph()
-    mask = graph.op("Cast", "attention_mask", to=TensorProto.INT32)
-    hidden = bert.embed(graph, "input_ids", "token_type_ids")
-    for number in range(1, bert.layers + 1):
-        hidden = bert.layer(graph, number, hidden, mask)
-    output = value(
-        graph.rename(hidden, "last_hidden_state"), TensorProto.FLOAT, "batch", "sequence", bert.hidden_size
-    )
-    inputs = _ids("input_ids", "attention_mask", "token_type_ids")
-    return _model(graph.finish("leap_flat", inputs, [output]), facts)
-
-
-def with_exits(
-    bert: Bert, thetas: list[float], min_exit_layer: int, patience: int, facts: dict[str, str]
+def with_exit(
+    bert: Bert, test: int, patience: int, landing: int, theta: float, facts: dict[str, str]
 ) -> ModelProto:
-    """One model with the exits inside, an `If` within the other; only the layers that are needed run.
+    """The leap in one graph: rows that have not converged are gathered, run the middle layers, and return.
 
-    Inputs `input_ids`, `attention_mask`, `token_type_ids`, (B, T) int64, and two that may be left out:
-    `exit_threshold`, float32 of one number or one a layer (above 1: nothing leaves there), and
-    `min_exit_layer`, an int64 number. Outputs `sentence_embedding` (B, H) and `exit_layer` (B,) int64.
+    One more input may be given: `exit_threshold`, float32 of one number or one a row, in the place of
+    `theta`. Further outputs, (B,) int64: `exit_layer`, `test` or the last layer, and `layers_run`.
 
-    Meant for batch 1. The rows of a larger batch leave together, at the first layer where all have converged,
-    as in the paper: a row may then run deeper than it would alone, never less deep.
+    All weights are where they are used, those of the middle layers inside the `If`: ONNX Runtime runs
+    nothing of a branch it does not take, and packs weights for its matrix product only in their own graph.
 
     Args:
         bert: the network.
-        thetas: the threshold of each layer where the caller gives none.
-        min_exit_layer: l_min where the caller gives none.
-        patience: k.
+        test: l, the layer after which a row may leap, in [k, landing - 2].
+        patience: k; s = cos(p_l, p_(l-k)).
+        landing: the layer that a converged row goes on with.
+        theta: the default threshold; above 1 nobody leaps.
         facts: for the file's metadata.
     """
     graph = Graph()
-    defaults = np.array(thetas, np.float32)
-    if (defaults == defaults[0]).all():
-        defaults = defaults[:1]
-    graph.constant(defaults, "exit_threshold")
-    graph.constant(np.array(min_exit_layer, np.int64), "min_exit_layer")
-    numbers = graph.constant(np.arange(1, bert.layers + 1))
-    may = graph.op("GreaterOrEqual", numbers, "min_exit_layer")
-    limits = graph.op("Where", may, "exit_threshold", graph.constant(np.array(NEVER, np.float32)))
-    mask = graph.op("Cast", "attention_mask", to=TensorProto.INT32)
-    weights = parts.token_weights(graph, "attention_mask")
+    graph.constant([theta], np.float32, "exit_threshold")
+    mask, weights = _masks(graph)
     hidden = bert.embed(graph, "input_ids", "token_type_ids")
+    pooled = [_pool(graph, hidden, weights)] if test == patience else []
+    for number in range(1, test + 1):
+        hidden = bert.layer(graph, number, hidden, mask)
+        if number in (test - patience, test):
+            pooled.append(_pool(graph, hidden, weights))
+    converged = graph.op("GreaterOrEqual", _cosine(graph, *pooled), "exit_threshold")
+    hidden = _middle(graph, bert, range(test + 1, landing), hidden, mask, graph.op("Not", converged))
+    for number in range(landing, bert.layers + 1):
+        hidden = bert.layer(graph, number, hidden, mask)
 
-    def finish(graph: Graph, pooled: str, number: int) -> tuple[str, str]:
-        layer = graph.op("Constant", value=helper.make_tensor("", TensorProto.INT64, [1], [number]))
-        return graph.op("Identity", pooled), layer
-
-    def go_on(graph: Graph, number: int, hidden: str, means: list[str]) -> tuple[str, str]:
-        """Layers from `number` on, and what they leave the graph with: embedding (B, H), layer (1,)."""
-        while True:
-            hidden = bert.layer(graph, number, hidden, mask)
-            if number == bert.layers:
-                return finish(graph, parts.pool(graph, hidden, weights), number)
-            means = [*means[-patience:], parts.pool(graph, hidden, weights)]
-            if number > patience:
-                break
-            number += 1
-        cosine = parts.cosine(graph, means[-1], means[0])
-        limit = graph.op("Gather", limits, graph.constant(np.array(number - 1)), axis=0)
-        reached = graph.op("Cast", graph.op("GreaterOrEqual", cosine, limit), to=TensorProto.INT32)
-        all_reached = graph.op("Cast", graph.op("ReduceMin", reached, keepdims=0), to=TensorProto.BOOL)
-        then = _branch(graph, lambda inner: finish(inner, means[-1], number), bert.hidden_size)
-        more = _branch(graph, lambda inner: go_on(inner, number + 1, hidden, means), bert.hidden_size)
-        embedding, layer = graph.ops("If", all_reached, outputs=2, then_branch=then, else_branch=more)
-        return embedding, layer
-
-    embedding, layer = go_on(graph, 1, hidden, [])
-    rows = graph.op("Shape", "input_ids", start=0, end=1)
-    graph.rename(embedding, "sentence_embedding")
-    layer = graph.rename(graph.op("Expand", layer, rows), "exit_layer")
-    inputs = [
-        *_ids("input_ids", "attention_mask", "token_type_ids"),
-        value("exit_threshold", TensorProto.FLOAT, "one_or_layers"),
-        value("min_exit_layer", TensorProto.INT64),
-    ]
-    outputs = [
-        value("sentence_embedding", TensorProto.FLOAT, "batch", bert.hidden_size),
-        value("exit_layer", TensorProto.INT64, "batch"),
-    ]
-    return _model(graph.finish("leap_exits", inputs, outputs), facts)
+    outputs = _outputs(graph, bert, hidden, weights)
+    full, short = bert.layers, bert.layers - (landing - 1 - test)
+    for name, leapt in (("exit_layer", test), ("layers_run", short)):
+        found = graph.op("Where", converged, graph.constant(leapt, np.int64), graph.constant(full, np.int64))
+        graph.rename(found, name)
+        outputs.append(value(name, TensorProto.INT64, "batch"))
+    inputs = [*_inputs(), value("exit_threshold", TensorProto.FLOAT, "one_or_batch")]
+    return graph.model(inputs, outputs, facts)
 
 
-def _branch(around: Graph, write: Callable[[Graph], tuple[str, str]], hidden_size: int) -> GraphProto:
-    graph = Graph(around.names)
-    embedding, layer = write(graph)
-    outputs = [
-        value(embedding, TensorProto.FLOAT, "batch", hidden_size),
-        value(layer, TensorProto.INT64, 1),
-    ]
-    return graph.finish(around.name("branch"), [], outputs)
-
-
-def segments(bert: Bert, start: int, patience: int, facts: dict[str, str]) -> dict[str, ModelProto]:
-    """The network cut after layer `start` and after every later one, for a loop that drops rows in between.
-
-    `start`: inputs `input_ids` (B, T) int64 and `attention_mask` (B, T) int32; outputs `hidden` (B, T, H),
-    `weights` (B, 1, T), `pooled_L` (B, H) of each of its layers L and `similarity_L` (B,), the cosine of
-    `pooled_L` and `pooled_(L - k)`, of those above k. `layer_L`: inputs `hidden`, `attention_mask`, `weights`
-    and `before` = p_(L - k); outputs `hidden_out`, `pooled` and `similarity`. The last layer has `hidden`,
-    `attention_mask` and `weights`, and gives `pooled` alone.
+def fixed(bert: Bert, layers: Sequence[int], facts: dict[str, str]) -> ModelProto:
+    """All rows run these layers.
 
     Args:
         bert: the network.
-        start: the layer of the first cut, below the last.
-        patience: k.
-        facts: for the files' metadata.
-
-    Returns:
-        The models by name, in the order they run in.
+        layers: their numbers, from 1, in order.
+        facts: for the file's metadata.
     """
-    float32, size = TensorProto.FLOAT, bert.hidden_size
-    mask = value("attention_mask", TensorProto.INT32, "batch", "sequence")
-    weights = value("weights", float32, "batch", 1, "sequence")
-
     graph = Graph()
-    hidden = bert.embed(graph, "input_ids")
-    means = graph.rename(parts.token_weights(graph, "attention_mask"), "weights")
-    outputs: list[Any] = [weights]
-    pooled: dict[int, str] = {}
-    for number in range(1, start + 1):
-        hidden = bert.layer(graph, number, hidden, "attention_mask")
-        pooled[number] = graph.rename(parts.pool(graph, hidden, means), f"pooled_{number}")
-        outputs.append(value(pooled[number], float32, "batch", size))
-        if number > patience:
-            similarity = parts.cosine(graph, pooled[number], pooled[number - patience])
-            outputs.append(value(graph.rename(similarity, f"similarity_{number}"), float32, "batch"))
-    outputs.append(value(graph.rename(hidden, "hidden"), float32, "batch", "sequence", size))
-    found = {"start": _model(graph.finish("leap_start", [*_ids("input_ids"), mask], outputs), facts)}
+    mask, weights = _masks(graph)
+    hidden = bert.embed(graph, "input_ids", "token_type_ids")
+    for number in layers:
+        hidden = bert.layer(graph, number, hidden, mask)
+    return graph.model(_inputs(), _outputs(graph, bert, hidden, weights), facts)
 
-    for number in range(start + 1, bert.layers + 1):
-        graph = Graph()
-        inputs = [value("hidden", float32, "batch", "sequence", size), mask, weights]
-        hidden = bert.layer(graph, number, "hidden", "attention_mask")
-        now = graph.rename(parts.pool(graph, hidden, "weights"), "pooled")
-        outputs = [value(now, float32, "batch", size)]
-        if number < bert.layers:
-            inputs.append(value("before", float32, "batch", size))
-            similarity = parts.cosine(graph, now, "before")
-            outputs.append(value(graph.rename(similarity, "similarity"), float32, "batch"))
-            hidden = graph.rename(hidden, "hidden_out")
-            outputs.append(value(hidden, float32, "batch", "sequence", size))
-        name = f"layer_{number:02d}"
-        found[name] = _model(graph.finish(f"leap_{name}", inputs, outputs), facts)
-    return found
+
+def _inputs() -> list[ValueInfoProto]:
+    given = [value(name, TensorProto.INT64, "batch", "sequence") for name in ("input_ids", "attention_mask")]
+    return [*given, value("token_type_ids", TensorProto.INT64, "batch_or_1", "sequence_or_1")]
+
+
+def _outputs(graph: Graph, bert: Bert, hidden: str, weights: str) -> list[ValueInfoProto]:
+    graph.rename(_pool(graph, hidden, weights), "sentence_embedding")
+    graph.rename(hidden, "last_hidden_state")
+    return [
+        value("last_hidden_state", TensorProto.FLOAT, "batch", "sequence", bert.hidden_size),
+        value("sentence_embedding", TensorProto.FLOAT, "batch", bert.hidden_size),
+    ]
+
+
+def _masks(graph: Graph) -> tuple[str, str]:
+    """The mask as (B, T) int32, and (B, 1, T) float32 weights of the mean over tokens; 0 without tokens."""
+    graph.constant([[0]], np.int64, "token_type_ids")  # what a caller who gives none means
+    tokens = graph.op("Cast", "attention_mask", to=TensorProto.BOOL)
+    weights = graph.op("Cast", tokens, to=TensorProto.FLOAT)
+    axis = graph.constant([1], np.int64)
+    total = graph.op("Max", graph.op("ReduceSum", weights, axis), graph.constant(1, np.float32))
+    weights = graph.op("Unsqueeze", graph.op("Div", weights, total), axis)
+    return graph.op("Cast", tokens, to=TensorProto.INT32), weights
+
+
+def _pool(graph: Graph, hidden: str, weights: str) -> str:
+    """(B, H): the weighted mean of `hidden` (B, T, H) over tokens; `weights` as of `_masks`."""
+    return graph.op("Squeeze", graph.op("MatMul", weights, hidden), graph.constant([1], np.int64))
+
+
+def _cosine(graph: Graph, before: str, now: str) -> str:
+    """(B,): the cosine of the rows of two (B, H); NaN where one is 0, which is >= no threshold."""
+    axis = graph.constant([1], np.int64)
+    dot = graph.op("ReduceSum", graph.op("Mul", now, before), axis, keepdims=0)
+    norms = [graph.op("ReduceL2", side, axis, keepdims=0) for side in (now, before)]
+    return graph.op("Div", dot, graph.op("Mul", *norms))
+
+
+def _middle(graph: Graph, bert: Bert, layers: range, hidden: str, mask: str, stay: str) -> str:
+    """(B, T, H): the output of `layers` for the rows that `stay`, (B,) bool; the others as they are."""
+    run, skip = graph.branch(), graph.branch()
+    rows = run.op("Transpose", run.op("NonZero", stay))  # (b, 1)
+    taken = run.op("Squeeze", rows, run.constant([1], np.int64))
+    states, here = run.op("Gather", hidden, taken), run.op("Gather", mask, taken)
+    for number in layers:
+        states = bert.layer(run, number, states, here)
+    shape = ("batch", "sequence", bert.hidden_size)
+    results = [(run, run.op("ScatterND", hidden, rows, states)), (skip, skip.op("Identity", hidden))]
+    branches = [part.finish([], [value(found, TensorProto.FLOAT, *shape)]) for part, found in results]
+    count = graph.op("ReduceMax", graph.op("Cast", stay, to=TensorProto.INT32), keepdims=0)
+    any_stays = graph.op("Cast", count, to=TensorProto.BOOL)
+    return graph.op("If", any_stays, then_branch=branches[0], else_branch=branches[1])

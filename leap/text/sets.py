@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from leap.encode.exits import FloatArray
 from leap.errors import UsageError
 from leap.files import checksum
 from leap.text.formats import file_format
@@ -63,7 +63,7 @@ class StsData:
     name: str
     first: list[str]
     second: list[str]
-    scores: FloatArray
+    scores: NDArray[np.float64]
     sha256: str
 
 

@@ -14,11 +14,12 @@ from transformers import PreTrainedTokenizerBase
 
 from leap.errors import UsageError
 from leap.folders import write_folder
+from leap.text.holdout import ONE_IN, held_out
 from leap.text.reading import TextSource, iterate_texts
 
 __all__ = [
     "TextSource", "TokenCache", "TokenRows", "batch_loader", "draw_texts", "iterate_texts",
-    "length_grouped_batches", "tokenizer_sha256",
+    "length_grouped_batches", "tokenizer_digest",
 ]  # fmt: skip
 
 BUCKET = 50  # global batches among which texts are sorted by length: less padding, order still random
@@ -69,7 +70,7 @@ class TokenRows:
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
 
 
-def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Checksum of all that the ids of a text depend on, but the length it is cut to."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     # What the last call asked for is in there too.
@@ -100,7 +101,7 @@ class TokenCache(TokenRows):
         cache_dir: Path,
         streaming: bool = False,
     ) -> "TokenCache":
-        """The cache of some sources, made where `cache_dir` has none yet (whole or not at all).
+        """The cache of the texts of some sources that are not held out, made whole or not at all.
 
         Args:
             sources: the texts.
@@ -113,7 +114,7 @@ class TokenCache(TokenRows):
             UsageError: the sources have no text, or one cannot be read.
         """
         sources_now = [source.fingerprint() for source in sources]
-        key = json.dumps([sources_now, max_length, tokenizer_sha256(tokenizer)])
+        key = json.dumps([sources_now, max_length, ONE_IN, tokenizer_digest(tokenizer)])
         folder = cache_dir / f"tokens-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         if folder.exists():
             return cls(folder)
@@ -123,7 +124,7 @@ class TokenCache(TokenRows):
                 for texts in itertools.chain.from_iterable(
                     iterate_texts(source, streaming) for source in sources
                 ):
-                    yield texts
+                    yield [text for text in texts if not held_out(text)]
                     bar.update(len(texts))
 
             rows = TokenRows.tokenize(counted(), tokenizer, max_length)

@@ -69,20 +69,8 @@ def test_retrieval(toy: dict[str, str], capsys: pytest.CaptureFixture[str]) -> N
     assert main([*command, "--cache", toy["cache"], "--output", toy["output"]]) == 0
     result = json.loads(Path(toy["output"]).read_text())
     assert set(result["models"]) == {"model", "teacher"}
-    assert len(result["figures"]["settings"]) == 5
+    assert len(result["figures"]["settings"]) == 6
     assert "query exits, teacher's documents" in capsys.readouterr().out
-
-
-def test_pareto_chooses_and_writes(toy: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["pareto", "--model", toy["model"], "--data", toy["pairs"], "--thetas", "0.4,0.5,0.6"]
-    choice = ["--choose", "--max_mean_layer", "5", "--write", "--min_exit_layers", "2,3"]
-    assert main([*command, *choice, "--output", toy["output"]]) == 0
-    chosen = json.loads(Path(toy["output"]).read_text())["figures"]["chosen"]
-    assert chosen["mean_exit_layer"] <= 5 == chosen["max_mean_layer"]
-    config = json.loads((Path(toy["model"]) / "config.json").read_text())
-    assert config["exit_threshold"] == chosen["exit_threshold"]
-    assert config["min_exit_layer"] == chosen["min_exit_layer"]
-    assert "chosen: theta" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -98,18 +86,13 @@ def test_pareto_chooses_and_writes(toy: dict[str, str], capsys: pytest.CaptureFi
             "--exit_threshold must be a number in [-1, 1]",
         ),
         (
-            "sts --model {model} --data {pairs} --min_exit_layer 9",
-            "--min_exit_layer must be an integer in [2, 6]",
+            "sts --model {model} --data {pairs} --exit_threshold high",
+            "--exit_threshold: must be a number, none",
         ),
+        ("sts --model {model} --batch_size 0", "--batch_size: must be at least 1, got 0"),
         ("retrieval --model {model} --data {pairs}", "--data: cannot load"),
         ("retrieval --model {model} --data {beir} --teacher no", "--teacher: 'no' is neither"),
         ("retrieval --model {model} --data {beir} --teacher_documents_only", "give --teacher"),
-        (
-            "pareto --model {model} --data {pairs} --choose",
-            "--choose: goes with --max_mean_layer or --max_loss",
-        ),
-        ("pareto --model {model} --data {pairs} --write", "--write: writes what --choose has chosen"),
-        ("pareto --model a/b --choose --max_mean_layer 3 --write", "--write: 'a/b' is not a folder"),
     ],
 )
 def test_one_line_for_a_wrong_argument(
@@ -126,9 +109,12 @@ def test_one_line_for_a_wrong_argument(
     ("command", "complaint"),
     [
         ("sts", "--model"),
-        ("sts --model x --batch_size 0", "argument --batch_size: must be at least 1, got 0"),
-        ("sts --model x --exit_threshold high", "argument --exit_threshold: invalid"),
-        ("pareto --model x --thetas 0.9,b", "argument --thetas: invalid comma-separated list of float"),
+        ("sts --model x --batch_size many", "argument --batch_size/--batch-size: invalid int value: 'many'"),
+        ("sts --model x --theta 1", "unrecognized arguments: --theta 1"),
+        (
+            "latency --model x --batch_sizes 1,b",
+            "argument --batch_sizes: invalid comma-separated list of int",
+        ),
     ],
 )
 def test_one_line_for_what_does_not_parse(
@@ -147,7 +133,7 @@ def test_help_lists_the_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
     listing = capsys.readouterr().out
     assert main([]) == 2
     capsys.readouterr()
-    for name in ("sts", "retrieval", "pareto"):
+    for name in ("sts", "retrieval", "front", "latency"):
         assert f"\n  {name} " in listing
         with pytest.raises(SystemExit) as status:
             main([name, "--help"])

@@ -31,7 +31,7 @@ quick = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 
-thetas = st.none() | st.floats(-1, 1, exclude_min=True, width=32)
+thetas = st.none() | st.floats(-1, 1, width=32)
 rules = st.fixed_dictionaries(
     {},
     optional={

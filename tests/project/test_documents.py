@@ -23,7 +23,7 @@ def examples(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "model_card.md", "eval/card/card_template.md", "leap/distill/release.py"]
+    "name", ["README.md", "model_card.md", "eval/card/templates/card.md", "leap/distill/release.py"]
 )
 def test_every_example_pins_the_code_it_runs(repo_root: Path, name: str) -> None:
     calls = [call for example in examples(repo_root / name) for call in LOADING.findall(example)]
@@ -33,11 +33,11 @@ def test_every_example_pins_the_code_it_runs(repo_root: Path, name: str) -> None
 
 
 @pytest.mark.real_weights
-@pytest.mark.parametrize("library", ["transformers", "sentence_transformers", "runtime"])
+@pytest.mark.parametrize("library", ["transformers", "sentence_transformers", "leap"])
 def test_examples_of_the_readme_run(repo_root: Path, library: str) -> None:
     if not importlib.util.find_spec(library):
         pytest.skip(f"no {library}")
-    if library == "runtime" and not (repo_root / "onnx").is_dir():
+    if library == "leap" and not (repo_root / "onnx").is_dir():
         pytest.skip("no graphs: python -m leap.runtime export --model . --output onnx/")
     (example,) = [
         found
@@ -53,14 +53,36 @@ def test_examples_of_the_readme_run(repo_root: Path, library: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_into_the_tree_lead_somewhere(repo_root: Path, name: str) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", (repo_root / name).read_text(encoding="utf-8")):
-        assert (repo_root / target).exists(), target
+# Pages that other branches bring: take them out of here when they are merged.
+PENDING = {"docs/serving.md", "docs/corpora.md"}
+
+
+def pages(repo_root: Path) -> list[Path]:
+    """All pages for readers."""
+    return [*repo_root.glob("*.md"), *(repo_root / "docs").glob("*.md")]
+
+
+def test_links_into_the_tree_lead_somewhere(repo_root: Path) -> None:
+    assert len(pages(repo_root)) > 8
+    for page in pages(repo_root):
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            path = (page.parent / target).resolve()
+            pending = path.relative_to(repo_root).as_posix() in PENDING
+            assert path.exists() or pending, f"{page.name}: {target}"
+
+
+def test_anchors_lead_to_headings(repo_root: Path) -> None:
+    for page in pages(repo_root):
+        text = page.read_text(encoding="utf-8")
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", text):
+            there = (page.parent / target).read_text(encoding="utf-8") if target else text
+            lines = re.findall(r"^#+ (.*)$", there, re.MULTILINE)
+            headings = {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
+            assert anchor in headings, f"{page.name}: {target}#{anchor}"
 
 
 def test_versions_are_those_tested(repo_root: Path) -> None:
-    section = (repo_root / "README.md").read_text(encoding="utf-8").partition("\n## Versions")[2]
+    section = (repo_root / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## Versions")[2]
     rows = re.findall(r"^\| (\d[\d.]*) \| (\d[\d.]*) \|", section.partition("\n## ")[0], re.MULTILINE)
     assert [":".join(row) for row in rows] == list(PAIRS)
 

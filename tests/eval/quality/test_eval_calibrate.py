@@ -1,180 +1,188 @@
-"""`calibrate`: the threshold chosen is the loosest that passes, the certificate, and what it refuses."""
+"""`calibrate`: the bound, the loosest threshold that passes, the promise kept, the certificate written."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import eval_toys
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from eval.__main__ import main
-from eval.quality.calibrate import THETAS, calibrate, exit_losses, learn_path
-from eval.quality.risk import hoeffding_bentkus
-from leap.encode.encoder import Encoder, encode, encode_layers, load_encoder
-from leap.encode.exits import row_cosines
-from leap.errors import NothingQualifiesError, UsageError
+from eval.quality.calibrate import THETAS, calibrate
+from eval.quality.certificate import check_promise, passing, upper_bound
+from leap.encode.encoder import encode, load_encoder
+from leap.encode.metrics import distances
+from leap.encode.paths import Paths
+from leap.errors import NothingQualifiesError
 from modeling_leap import LeapModel
 
 
-def toy_texts(count: int = 400) -> list[str]:
-    """Random sentences of 1 to 8 of the toy tokenizer's words."""
-    rng = np.random.default_rng(0)
-    return [" ".join(rng.choice(eval_toys.WORDS, size=rng.integers(1, 9))) for _ in range(count)]
+@pytest.mark.parametrize(("exceeding", "count"), [(0, 59), (3, 100), (50, 1000), (99, 100), (100, 100)])
+def test_the_bound_is_scipys(exceeding: int, count: int) -> None:
+    wanted = binomtest(exceeding, count, alternative="less").proportion_ci(0.95, "exact").high
+    assert float(upper_bound(exceeding, count, 0.05)) == pytest.approx(wanted)
 
 
-@pytest.fixture
-def folder(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> Path:
-    return eval_toys.save_toy(tmp_path / "toy", make_tiny_model(min_exit_layer=3, note={"of": "others"}))
+def test_without_any_failure_it_takes_59_texts_at_five_per_cent() -> None:
+    assert passing(np.array([0]), 59, 0.05, 0.05) == 1
+    assert passing(np.array([0]), 58, 0.05, 0.05) == 0
 
 
-@pytest.fixture
-def encoder(folder: Path) -> Encoder:
-    return load_encoder(str(folder))
+def test_a_rule_passes_when_its_bound_is_at_most_alpha() -> None:
+    for exceeding in range(60):
+        bound = upper_bound(exceeding, 500, 0.05)
+        assert passing(np.array([exceeding]), 500, 0.08, 0.05) == int(bound <= 0.08)
 
 
-def observed(encoder: Encoder, texts: list[str], **rule: Any) -> float:
-    """The risk of a rule as the model itself runs it."""
-    full = encode(encoder, texts, exit_threshold=None).embeddings
-    return float((1 - row_cosines(encode(encoder, texts, **rule).embeddings, full)).clip(0, 1).mean())
+def test_the_sequence_stops_at_the_first_that_fails() -> None:
+    counts = np.array([[0, 1, 90, 0], [90, 0, 0, 0], [0, 0, 0, 0]])
+    assert passing(counts, 500, 0.05, 0.05).tolist() == [2, 0, 4]
 
 
-def test_the_loosest_threshold_that_passes(encoder: Encoder) -> None:
-    texts, alpha, delta = toy_texts(), 0.2, 0.1
-    found = calibrate(encoder, texts, alpha=alpha, delta=delta)
+def population(count: int, seed: int = 0) -> tuple[Paths, np.ndarray]:
+    """Texts whose error after a leap is the larger the smaller s is, and without one next to nothing."""
+    random = np.random.default_rng(seed)
+    s = random.uniform(-0.2, 1, count).astype(np.float32)
+    leap = 0.02 + 0.15 * (1 - s) * random.uniform(0.2, 1.2, count)
+    vectors = np.zeros((count, 2, 2), dtype=np.float32)
+    tokens = random.integers(3, 200, count)
+    paths = Paths(vectors, s[:, None], vectors[:, :1], tokens, np.array([1]), np.array([3, 6]))
+    return paths, np.stack([leap, np.full(count, 0.005)], axis=1)
+
+
+def test_the_loosest_threshold_that_passes() -> None:
+    paths, errors = population(2000)
+    found = calibrate(paths, errors, tau=0.1, alpha=0.05, delta=0.05)
     theta = found["exit_threshold"]
-    assert THETAS[0] > theta > THETAS[-1]
-    assert (found["min_exit_layer"], found["exit_patience"], found["n"]) == (3, 1, 400)
-    risk = observed(encoder, texts, exit_threshold=theta)
-    assert found["risk"] == pytest.approx(risk, abs=1e-4)
-    assert found["p_value"] <= delta
-    assert found["p_value"] == pytest.approx(hoeffding_bentkus(found["risk"], 400, alpha))
-    looser = observed(encoder, texts, exit_threshold=THETAS[THETAS.index(theta) + 1])
-    assert hoeffding_bentkus(looser, 400, alpha) > delta
-    assert sum(found["exit_histogram"]) == 400
-    assert 3 < found["mean_exit_layer"] < 6
+    exceeding = int((errors[paths.cosines[:, 0] >= np.float32(theta), 0] > 0.1).sum())
+    assert (found["exceeding"], found["n"]) == (exceeding, 2000)
+    assert found["bound"] == pytest.approx(float(upper_bound(exceeding, 2000, 0.05)))
+    assert found["bound"] <= 0.05
+    looser = THETAS[THETAS.index(theta) + 1]
+    assert upper_bound((errors[paths.cosines[:, 0] >= looser, 0] > 0.1).sum(), 2000, 0.05) > 0.05
+    assert 3 < found["layers"] < 6
+    assert sum(row["n"] for row in found["by_length"]) == 2000
+    assert sum(row["exceeding"] for row in found["by_length"]) == exceeding
+    assert [row["tokens_at_most"] for row in found["by_length"]] == [8, 16, 32, 64, 128, paths.tokens.max()]
+    assert found["all_leap"]["share"] == (errors[:, 0] > 0.1).mean()
+    assert found["full_depth"]["exceeding"] == 0
 
 
-def test_a_stricter_demand_gives_a_stricter_threshold(encoder: Encoder) -> None:
-    found = [calibrate(encoder, toy_texts(), alpha=alpha, delta=0.1) for alpha in (0.1, 0.2, 0.3)]
-    thetas = [figures["exit_threshold"] for figures in found]
+def test_all_may_leap_where_all_are_close_and_nobody_where_none_is() -> None:
+    paths, errors = population(500)
+    assert calibrate(paths, errors, tau=0.5, alpha=0.05, delta=0.05)["exit_threshold"] == -1
+    with pytest.raises(
+        NothingQualifiesError, match=r"at full depth 500 of 500 texts are further than 0\.001"
+    ):
+        calibrate(paths, errors, tau=0.001, alpha=0.05, delta=0.05)
+    few, errors = population(50)
+    with pytest.raises(NothingQualifiesError, match="never less than 59"):
+        calibrate(few, errors, tau=0.1, alpha=0.05, delta=0.05)
+
+
+def test_a_stricter_demand_gives_a_stricter_threshold() -> None:
+    paths, errors = population(2000)
+    demands = [(0.08, 0.05), (0.1, 0.05), (0.1, 0.1), (0.12, 0.1)]
+    thetas = [
+        calibrate(paths, errors, tau=tau, alpha=alpha, delta=0.05)["exit_threshold"] for tau, alpha in demands
+    ]
     assert thetas == sorted(thetas, reverse=True)
-    assert len(set(thetas)) == 3
+    assert len(set(thetas)) == 4
 
 
-def test_per_layer_tests_on_texts_that_the_path_has_not_seen(encoder: Encoder) -> None:
-    texts = toy_texts()
-    found = calibrate(encoder, texts, alpha=0.2, delta=0.1, per_layer=True, min_exit_layer=2, seed=3)
-    thetas = found["exit_threshold"]
-    assert (len(thetas), thetas[0], thetas[-1]) == (6, None, None)
-    assert len(set(thetas[1:-1])) > 1
-    assert (found["n"], found["grid"]["learnt_on"], found["grid"]["count"]) == (320, 80, 401)
-    test = [texts[row] for row in np.random.default_rng(3).permutation(400)[80:]]
-    rule = {"exit_threshold": thetas, "min_exit_layer": 2}
-    assert found["risk"] == pytest.approx(observed(encoder, test, **rule), abs=1e-4)
-    assert found["p_value"] <= 0.1
+@pytest.mark.parametrize("delta", [0.05, 0.2])
+def test_the_promise_is_kept_on_resamples(delta: float) -> None:
+    paths, errors = population(1000)
+    check = calibrate(paths, errors, tau=0.1, alpha=0.05, delta=delta, resamples=1000)["check"]
+    assert (check["resamples"], check["texts"]) == (1000, 1000)
+    assert check["holding"] >= 1 - delta - 0.02  # 1,000 resamples, three standard deviations
+    assert check["holding"] < 1  # else nothing was at stake
 
 
-def test_the_guarantee_holds_on_resamples(encoder: Encoder) -> None:
-    found = calibrate(encoder, toy_texts(2000), alpha=0.2, delta=0.2, resamples=200)["simulation"]
-    assert (found["resamples"], found["texts"], found["population"]) == (200, 400, 2000)
-    assert found["holding"] >= 0.8
+def test_a_promise_that_is_not_kept_shows() -> None:
+    """Without a confidence bound, half of the resamples would choose a rule that breaks the promise."""
+    paths, errors = population(1000)
+    exceeds = np.stack([errors[np.arange(1000), paths.taken(theta)] > 0.1 for theta in THETAS])
+    careless = check_promise(exceeds, alpha=0.05, delta=0.6, resamples=300, seed=0)
+    assert careless["holding"] < 0.7
 
 
-def test_losses(encoder: Encoder) -> None:
-    layers = encode_layers(encoder, toy_texts(20))
-    layers[4, 2] = 0
-    losses = exit_losses(layers)
-    assert losses.shape == (20, 6)
-    assert losses.min() >= 0 and losses.max() <= 1
-    assert losses[4, 2] == 1
-    assert (losses[:, -1] == 0).all()
-    assert losses[0, 3] == pytest.approx(1 - row_cosines(layers[0, 3], layers[0, -1]), abs=1e-6)
+@pytest.fixture
+def command(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> list[str]:
+    form = {"landing_layer": 5, "min_exit_layer": 1, "max_exit_layer": 1, "note": {"of": "others"}}
+    eval_toys.save_toy(tmp_path / "model", make_tiny_model(**form))
+    eval_toys.save_toy(tmp_path / "teacher", make_tiny_model())  # of the same weights: full depth is exact
+    random = np.random.default_rng(0)
+    lines = [" ".join(random.choice(eval_toys.WORDS, size=random.integers(1, 9))) for _ in range(400)]
+    (tmp_path / "texts.txt").write_text("\n".join(lines))
+    paths = {name: str(tmp_path / name) for name in ("model", "teacher")}
+    return ["calibrate", "--model", paths["model"], "--teacher", paths["teacher"], "--resamples", "20"]
 
 
-def test_path_by_hand() -> None:
-    """At layer 2 the loss is twice 1 - s, at layer 3 it is half of it: half the slack there, twice here."""
-    cosines = np.array([[np.nan, 0.8, 0.6, 0.9], [np.nan, 0.6, 0.8, 0.9]])
-    losses = np.array([[0.9, 0.4, 0.2, 0], [0.9, 0.8, 0.1, 0]])
-    path = learn_path(cosines, losses, 2)
-    assert path[0][2] == 0.9998
-    assert path[-1] == [None, 0.5, 0.0, None]
-    for layer in (1, 2):
-        column = [thetas[layer] for thetas in path]
-        assert column == sorted(column, reverse=True)
-    assert learn_path(cosines, losses, 3)[-1] == [None, None, 0.0, None]
+def test_the_certificate_is_written_and_kept(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = tmp_path / "model", tmp_path / "out.json"
+    before = json.loads((folder / "config.json").read_text())
+    more = ["--data", str(tmp_path / "texts.txt"), "--tau", "0.3", "--alpha", "0.3"]
+    assert main([*command, *more, "--write", "--output", str(output)]) == 0
+    config = json.loads((folder / "config.json").read_text())
+    certificate = config["exit_certificate"]
+    changed = {"exit_threshold": config["exit_threshold"], "exit_certificate": certificate}
+    assert config == before | changed
+    result = json.loads(output.read_text())
+    figures = result["figures"]
+    for name in ("exit_threshold", "tau", "alpha", "delta", "n", "exceeding", "bound", "layers"):
+        assert certificate[name] == figures[name], name
+    encoder, teacher = load_encoder(str(folder)), load_encoder(str(tmp_path / "teacher"))
+    assert certificate["model_sha256"] == encoder.fingerprint() == result["models"]["model"]["sha256"]
+    assert certificate["teacher"]["sha256"] == teacher.fingerprint()
+    assert certificate["data"] == result["data"]
+    assert (certificate["landing_layer"], certificate["min_exit_layer"]) == (5, 1)
+    # The model as it now stands does what was certified.
+    texts = (tmp_path / "texts.txt").read_text().splitlines()
+    errors = distances(encode(encoder, texts).embeddings, encode(teacher, texts).embeddings)
+    assert int((errors > 0.3).sum()) == pytest.approx(figures["exceeding"], abs=1)
+    assert 0 < figures["leap_share"] < 1
+    assert f"exit_certificate written to {folder / 'config.json'}" in capsys.readouterr().out
+
+
+def test_nothing_is_written_when_nothing_qualifies(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = (tmp_path / "model" / "config.json").read_text()
+    assert main([*command, "--data", str(tmp_path / "texts.txt"), "--max_texts", "40", "--write"]) == 1
+    assert "never less than 59" in capsys.readouterr().err
+    assert (tmp_path / "model" / "config.json").read_text() == config
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"alpha": 0}, r"^--alpha: must be in \(0, 1\), got 0"),
-        ({"delta": 1.0}, r"^--delta: must be in \(0, 1\), got 1.0"),
-        ({"min_exit_layer": 1}, r"^--min_exit_layer must be an integer in \[2, 6\], got 1"),
-        ({"min_exit_layer": 6}, r"^--min_exit_layer: must be below 6"),
+        ("--alpha 0", "--alpha: must be in (0, 1), got 0.0"),
+        ("--delta 1", "--delta: must be in (0, 1), got 1.0"),
+        ("--tau -1", "--tau: must be in (0, 1), got -1.0"),
+        ("--max_texts 0", "--max_texts: must be at least 1, got 0"),
+        ("--resamples -1", "--resamples: must be at least 0, got -1"),
+        ("--teacher nowhere", "--teacher: 'nowhere' is neither a folder nor a Hub id"),
+        ("--model a/b --write", "--write: 'a/b' is not a folder"),
+        ("--output {tmp_path}", "is a folder: give a file in it"),
+        ("--data held_out", "--data held_out: there is no folder"),
     ],
 )
-def test_what_makes_no_sense_is_refused(encoder: Encoder, arguments: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(UsageError, match=complaint):
-        calibrate(encoder, toy_texts(5), **({"alpha": 0.1, "delta": 0.1} | arguments))
-
-
-def test_too_few_texts_for_any_threshold(encoder: Encoder) -> None:
-    # 0.95^45 < 0.1 < 0.95^44, and no text leaves at the strictest threshold.
-    with pytest.raises(NothingQualifiesError, match=r"alpha 0\.05.* n 44, smallest .*never less than 45"):
-        calibrate(encoder, toy_texts(44), alpha=0.05, delta=0.1)
-    assert calibrate(encoder, toy_texts(45), alpha=0.05, delta=0.1)["risk"] < 0.01
-
-
-@pytest.fixture
-def command(folder: Path, tmp_path: Path) -> list[str]:
-    (tmp_path / "texts.txt").write_text("\n".join(toy_texts()) + "\n")
-    data = str(tmp_path / "texts.txt")
-    return ["calibrate", "--model", str(folder), "--data", data, "--alpha", "0.2", "--min_exit_layer", "2"]
-
-
-@pytest.mark.parametrize("per_layer", [False, True])
-def test_write(command: list[str], folder: Path, tmp_path: Path, per_layer: bool) -> None:
-    before = json.loads((folder / "config.json").read_text())
-    output = tmp_path / "out.json"
-    extra = ["--per_layer"] if per_layer else []
-    assert main([*command, "--write", "--texts", "300", "--output", str(output), *extra]) == 0
-    result = json.loads(output.read_text())
-    figures = result["figures"]
-    after = json.loads((folder / "config.json").read_text())
-    certificate = after.pop("exit_certificate")
-    rule = {key: figures[key] for key in ("exit_threshold", "min_exit_layer")}
-    assert after == before | rule
-    assert after["note"] == {"of": "others"}
-    assert rule["min_exit_layer"] == 2
-    assert certificate["data"] == {"name": "texts.txt", "sha256": result["data"]["sha256"]}
-    for key in ("exit_threshold", "min_exit_layer", "alpha", "delta", "n", "risk", "grid", "method"):
-        assert certificate[key] == figures[key]
-    assert certificate["n"] == (240 if per_layer else 300)
-    encoder = load_encoder(str(folder))
-    assert encoder.exit_rule() == (figures["exit_threshold"], 2, 1)
-    assert encoder.model.config.exit_certificate == certificate
-    assert certificate["model_sha256"] == encoder.fingerprint()
-    encoder.model.save_pretrained(tmp_path / "again")
-    assert json.loads((tmp_path / "again" / "config.json").read_text())["exit_certificate"] == certificate
-
-
-def test_nothing_is_written_when_nothing_qualifies(
-    command: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_one_line_for_a_wrong_argument(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    complaint: str,
 ) -> None:
-    before = (folder / "config.json").read_bytes()
-    capsys.readouterr()
-    assert main([*command, "--write", "--texts", "5", "--output", str(tmp_path / "out.json")]) == 1
-    printed = capsys.readouterr()
-    assert "no threshold qualifies: alpha 0.2, delta 0.1, n 5" in printed.err.splitlines()[-1]
-    assert printed.out == ""
-    assert (folder / "config.json").read_bytes() == before
-    assert not (tmp_path / "out.json").exists()
-
-
-def test_wrong_arguments_of_the_command(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*command, "--model", "a/b", "--write"]) == 2
-    assert "--write: 'a/b' is not a folder" in capsys.readouterr().err
-    assert main([*command, "--data", "nowhere.txt"]) == 2
-    assert "--data: there is no file 'nowhere.txt'" in capsys.readouterr().err
+    monkeypatch.delenv("LEAP_DATA", raising=False)
+    more = arguments.format(tmp_path=tmp_path).split()
+    assert main([*command, "--data", str(tmp_path / "texts.txt"), *more]) == 2
+    printed = capsys.readouterr().err
+    assert complaint in printed
+    assert printed.count("\n") == 1

@@ -9,8 +9,9 @@ import eval_toys
 import numpy as np
 import pytest
 
-from eval.quality import retrieval
-from eval.quality.retrieval import cached_documents, evaluate_retrieval, rank, rank_metrics
+from eval.quality import cache, retrieval
+from eval.quality.cache import cached_embeddings, cached_paths
+from eval.quality.retrieval import evaluate_retrieval, rank, rank_metrics
 from leap.encode.encoder import Encoder, encode, load_encoder
 from leap.errors import UsageError
 from leap.text.sets import load_retrieval
@@ -77,84 +78,54 @@ def test_the_settings_take_the_right_sides(encoders: dict[str, Encoder], tmp_pat
         "full_depth": score(model, model, full, full),
         "exits": score(model, model, exits, exits),
         "exit_queries": score(model, model, exits, full),
+        "full_queries": score(model, teacher, full, full),
         "teacher_documents": score(model, teacher, exits, full),
     }
     rows = figures["settings"]
     found = {name: {key: row[key] for key in retrieval.METRICS} for name, row in rows.items()}
     assert found == {name: pytest.approx(row) for name, row in wanted.items()}
-    assert [cut["layer"] for cut in figures["static_queries"]] == [1, 2, 3, 4, 5, 6]
-    for cut in figures["static_queries"]:
-        rule = full | {"max_layers": cut["layer"]}
-        assert {key: cut[key] for key in retrieval.METRICS} == pytest.approx(
-            score(model, teacher, rule, full)
-        )
 
-    left = {side: encode(model, texts[side]).exit_layers.mean() for side in texts}
-    depths = {name: (row["mean_query_layer"], row["mean_document_layer"]) for name, row in rows.items()}
+    left = {side: encode(model, texts[side]).layers_run.mean() for side in texts}
+    depths = {name: (row["query_layers"], row["document_layers"]) for name, row in rows.items()}
     assert depths == {
         "teacher": (None, None),
         "full_depth": (6, 6),
         "exits": (left["queries"], left["documents"]),
         "exit_queries": (left["queries"], 6),
+        "full_queries": (6, None),
         "teacher_documents": (left["queries"], None),
     }
-    assert sum(figures["query_exit_histogram"]) == figures["queries"] == 2
-    assert figures["grid"] == []
-
-
-def test_further_thresholds_over_the_teachers_documents(encoders: dict[str, Encoder], tmp_path: Path) -> None:
-    data = load_retrieval(str(eval_toys.write_beir(tmp_path / "beir")))
-    model, teacher = encoders["model"], encoders["teacher"]
-    own = model.exit_rule()[0]
-    figures = evaluate_retrieval(
-        model, data, teacher=teacher, thetas=[own, 1.0], cache=tmp_path / "cache", own_documents=False
-    )
-    same, full = figures["grid"]
-    wanted = figures["settings"]["teacher_documents"]
-    for key in (*retrieval.METRICS, "mean_query_layer"):
-        assert same[key] == wanted[key]
-    assert full["mean_query_layer"] == 6
-    assert {key: full[key] for key in retrieval.METRICS} == {
-        key: figures["static_queries"][-1][key] for key in retrieval.METRICS
-    }
-    with pytest.raises(UsageError, match=r"^--exit_threshold must be"):
-        evaluate_retrieval(model, data, teacher=teacher, thetas=[2.0])
+    assert figures["queries"] == 2
 
 
 def test_settings_left_out(encoders: dict[str, Encoder], tmp_path: Path) -> None:
     data = load_retrieval(str(eval_toys.write_beir(tmp_path / "beir")))
     model, teacher = encoders["model"], encoders["teacher"]
-    own = evaluate_retrieval(model, data, exit_threshold=None)
+    own = evaluate_retrieval(model, data, exit_threshold=None, cache=tmp_path)
     assert list(own["settings"]) == ["full_depth"]
-    assert own["static_queries"] is None
     quick = evaluate_retrieval(model, data, teacher=teacher, own_documents=False, cache=tmp_path)
-    assert list(quick["settings"]) == ["teacher", "teacher_documents"]
-    with pytest.raises(UsageError, match="give --teacher"):
-        evaluate_retrieval(model, data, own_documents=False)
+    assert list(quick["settings"]) == ["teacher", "full_queries", "teacher_documents"]
     with pytest.raises(UsageError, match="another width"):
         evaluate_retrieval(model, data, teacher=encoders["wide"])
 
 
-def test_documents_are_embedded_once(
+def test_texts_are_embedded_once(
     encoders: dict[str, Encoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = load_retrieval(str(eval_toys.write_beir(tmp_path / "beir")))
-    first = cached_documents(encoders["teacher"], data, tmp_path / "cache")
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".npy"]
-    monkeypatch.setattr(retrieval, "encode", None)  # a second computation would fail
-    np.testing.assert_array_equal(cached_documents(encoders["teacher"], data, tmp_path / "cache"), first)
+    texts, folder = ["a cat sat", "the dog", "rain"], tmp_path / "cache"
+    vectors = cached_embeddings(encoders["teacher"], texts, folder)
+    paths = cached_paths(encoders["model"], texts, folder)
+    np.testing.assert_array_equal(vectors, encode(encoders["teacher"], texts).embeddings)
+    assert sorted(path.suffix for path in folder.iterdir()) == [".npy", ".npz"]
+    monkeypatch.setattr(cache, "encode", None)  # a second computation would fail
+    monkeypatch.setattr(cache, "encode_paths", None)
+    np.testing.assert_array_equal(cached_embeddings(encoders["teacher"], texts, folder), vectors)
+    again = cached_paths(encoders["model"], texts, folder)
+    for name, value in vars(paths).items():
+        np.testing.assert_array_equal(getattr(again, name), value)
+    for other in (encoders["model"], encoders["teacher"]):
+        with pytest.raises(TypeError):
+            cached_embeddings(other, ["the dog", "a cat sat", "rain"], folder)
+    encoders["model"].model.config.landing_layer = 6  # another form of the same weights
     with pytest.raises(TypeError):
-        cached_documents(encoders["model"], data, tmp_path / "cache")
-
-
-def test_every_layer_of_the_documents_is_embedded_once_beside_full_depth(
-    encoders: dict[str, Encoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = load_retrieval(str(eval_toys.write_beir(tmp_path / "beir")))
-    deepest = cached_documents(encoders["model"], data, tmp_path / "cache")
-    layers = cached_documents(encoders["model"], data, tmp_path / "cache", every_layer=True)
-    assert layers.shape == (len(data.documents), encoders["model"].depth, deepest.shape[1])
-    np.testing.assert_allclose(layers[:, -1], deepest, atol=1e-6)
-    monkeypatch.setattr(retrieval, "encode_layers", None)  # a second computation would fail
-    again = cached_documents(encoders["model"], data, tmp_path / "cache", every_layer=True)
-    np.testing.assert_array_equal(again, layers)
+        cached_paths(encoders["model"], texts, folder)

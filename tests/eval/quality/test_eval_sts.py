@@ -1,4 +1,4 @@
-"""`sts`: one pass gives every layer, the exits and their histogram; the teacher gives its published score."""
+"""`sts`: scores and costs are those of the model itself; the teacher gives its published score."""
 
 import os
 from collections.abc import Callable
@@ -30,33 +30,36 @@ def test_figures_are_those_of_the_model_itself(folder: Path, tmp_path: Path) -> 
         first, second = (encode(encoder, side, **rule).embeddings for side in (data.first, data.second))
         return pytest.approx(spearman(row_cosines(first, second), data.scores))
 
-    for layer, cut in enumerate(figures["static"], start=1):
-        assert cut["layer"] == layer
-        assert cut["spearman"] == score(max_layers=layer, exit_threshold=None)
+    for path in figures["paths"]:  # of the paper's form: a text leaves there
+        assert path["spearman"] == score(max_layers=path["test_layer"], exit_threshold=None)
+        assert path["layers"] == path["test_layer"]
+    assert [path["test_layer"] for path in figures["paths"]] == [2, 3, 4, 5]
     assert figures["full_depth"]["spearman"] == score(exit_threshold=None)
     exits = figures["exits"]
     assert exits["spearman"] == score()
-    assert (exits["exit_threshold"], exits["min_exit_layer"], exits["exit_patience"]) == (
-        eval_toys.RULE["exit_threshold"],
-        2,
-        1,
-    )
-    left = encode(encoder, data.first + data.second).exit_layers
-    assert exits["mean_exit_layer"] == pytest.approx(left.mean())
-    assert exits["exit_histogram"] == [int((left == layer).sum()) for layer in range(1, 7)]
-    assert len(np.unique(left)) > 1
+    assert exits["exit_threshold"] == eval_toys.RULE["exit_threshold"]
+    found = encode(encoder, data.first + data.second)
+    assert exits["layers"] == pytest.approx(found.layers_run.mean())
+    assert exits["leap_share"] == pytest.approx((found.exit_layers < 6).mean())
+    assert len(np.unique(found.exit_layers)) > 1
+
+
+def test_a_model_that_leaps(make_tiny_model: Callable[..., LeapModel], tmp_path: Path) -> None:
+    model = make_tiny_model(landing_layer=5, min_exit_layer=1, max_exit_layer=1, exit_threshold=-1)
+    encoder = load_encoder(str(eval_toys.save_toy(tmp_path / "toy", model)))
+    figures = evaluate_sts(encoder, load_sts(str(eval_toys.write_pairs(tmp_path / "pairs.csv"))))
+    (path,) = figures["paths"]
+    assert (path["test_layer"], path["layers"], figures["full_depth"]["layers"]) == (1, 3, 6)
+    assert figures["exits"]["spearman"] == pytest.approx(path["spearman"])
+    assert figures["exits"]["leap_share"] == 1
 
 
 def test_the_rule_can_be_overridden_and_is_checked(folder: Path, tmp_path: Path) -> None:
     encoder, data = load_encoder(str(folder)), load_sts(str(eval_toys.write_pairs(tmp_path / "pairs.csv")))
-    assert (
-        evaluate_sts(encoder, data, exit_threshold=-0.99, min_exit_layer=3)["exits"]["mean_exit_layer"] == 3
-    )
+    assert evaluate_sts(encoder, data, exit_threshold=-0.99)["exits"]["layers"] == 2
     assert evaluate_sts(encoder, data, exit_threshold=None)["exits"] is None
     with pytest.raises(UsageError, match=r"^--exit_threshold must be"):
         evaluate_sts(encoder, data, exit_threshold=1.5)
-    with pytest.raises(UsageError, match=r"^--min_exit_layer must be"):
-        evaluate_sts(encoder, data, min_exit_layer=7)
 
 
 @pytest.mark.real_weights
@@ -71,6 +74,3 @@ def test_the_teacher_gives_its_published_score(
     figures = evaluate_sts(load_encoder(str(teacher_path)), load_sts("stsb", "test"))
     assert figures["pairs"] == 1379
     assert figures["full_depth"]["spearman"] == pytest.approx(0.8203, abs=5e-5)
-    assert [cut["spearman"] for cut in figures["static"][:5]] == pytest.approx(
-        [0.567, 0.561, 0.559, 0.596, 0.665], abs=1e-3
-    )

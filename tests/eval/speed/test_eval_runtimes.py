@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eval_toys import PAIRS, RULE, save_toy
+from eval_toys import LEAP_RULE, PAIRS, save_toy
 
 from eval.speed.runtimes import load_runtime
 from eval.stress.correctness import compare, one_at_a_time
@@ -24,18 +24,18 @@ def folder(make_tiny_model: MakeModel, tmp_path: Path) -> Path:
     """A toy checkpoint with its ONNX files."""
     pytest.importorskip("onnxruntime")
     export = pytest.importorskip("leap.runtime.export").export
-    folder = save_toy(tmp_path / "toy", make_tiny_model(**RULE))
+    folder = save_toy(tmp_path / "toy", make_tiny_model(**LEAP_RULE))
     export(folder, folder / "onnx")
     return folder
 
 
 def test_agrees_with_one_text_at_a_time(folder: Path) -> None:
     reference = one_at_a_time(load_encoder(str(folder), device="cpu"), TEXTS, {})
-    assert len(set(reference.encoding.exit_layers)) >= 3
-    for runtime in ("onnx", "onnx-single"):
-        figures = compare(reference, load_runtime(str(folder), runtime)(TEXTS, {}, 5))
-        assert figures["other_exit_layer"] == figures["other_embedding"] == 0
-    full = load_runtime(str(folder), "onnx")(TEXTS, {"exit_threshold": None}, 5)
+    assert set(reference.encoding.exit_layers) == {1, 6}
+    figures = compare(reference, load_runtime(str(folder))(TEXTS, {}, 5))
+    assert figures["other_exit_layer"] == figures["other_embedding"] == 0
+    assert figures["largest_difference"] < 1e-5
+    full = load_runtime(str(folder), "int8")(TEXTS, {"exit_threshold": None}, 5)
     assert full.exit_layers.tolist() == [6] * len(TEXTS)
     assert np.linalg.norm(full.embeddings, axis=1).min() > 1.5  # not normalised, as those of torch
 
@@ -48,10 +48,9 @@ def test_threads_at_once(folder: Path) -> None:
 
 
 def test_what_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for path in (folder / "onnx").glob("model_exits*"):
-        path.unlink()
-    with pytest.raises(UsageError, match=r"^onnx-single: .*has no onnx/model_exits\.onnx"):
-        load_runtime(str(folder), "onnx-single")
-    monkeypatch.setitem(sys.modules, "runtime", None)
+    (folder / "onnx" / "model_quantized.onnx").unlink()
+    with pytest.raises(UsageError, match=r"^onnx: .*has no onnx/model_quantized\.onnx"):
+        load_runtime(str(folder), "int8")
+    monkeypatch.setitem(sys.modules, "leap.runtime", None)
     with pytest.raises(UsageError, match=r"^onnx: .*pip install onnxruntime"):
-        load_runtime(str(folder), "onnx")
+        load_runtime(str(folder))

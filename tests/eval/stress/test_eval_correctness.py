@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from eval_toys import PAIRS, RULE, save_toy
+import torch
+from eval_toys import LEAP_RULE, PAIRS, RULE, save_toy
 
 from eval.__main__ import main
 from eval.stress import correctness
@@ -39,6 +40,20 @@ def test_reference_is_the_rule_applied_to_every_text(encoder: Encoder) -> None:
     # With the threshold next to a cosine of one text, that text and no other is in the band.
     first = RULE["min_exit_layer"] - 1
     encoder.model.config.exit_threshold = float(cosines[4, first]) + 5e-5
+    assert one_at_a_time(encoder, TEXTS, {}).tied.nonzero()[0].tolist() == [4]
+
+
+def test_ties_are_those_of_the_test_of_a_landing_model(make_tiny_model: MakeModel, tmp_path: Path) -> None:
+    model = make_tiny_model(**LEAP_RULE)
+    encoder = load_encoder(str(save_toy(tmp_path / "leaping", model)), device="cpu")
+    reference = one_at_a_time(encoder, TEXTS, {})
+    found = encode(encoder, TEXTS, batch_size=5)
+    assert reference.encoding.exit_layers.tolist() == found.exit_layers.tolist()
+    assert set(found.exit_layers) == {1, 6} and not reference.tied.any()
+    with torch.inference_mode():
+        states = model(**encoder.tokenizer(TEXTS[4], return_tensors="pt"), output_layer_embeddings=True)
+    now, before = states.layer_embeddings[0, 1], states.layer_embeddings[0, 0]
+    encoder.model.config.exit_threshold = float(torch.cosine_similarity(now, before, dim=0)) - 5e-5
     assert one_at_a_time(encoder, TEXTS, {}).tied.nonzero()[0].tolist() == [4]
 
 
@@ -117,7 +132,7 @@ def test_command(
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
     output = tmp_path / "out.json"
     command = ["correctness", "--model", encoder.name, "--data", str(tmp_path / "texts.txt")]
-    command += ["--texts", "12", "--output", str(output), "--paths"]
+    command += ["--texts", "12", "--output", str(output), "--teacher", encoder.name, "--paths"]
     monkeypatch.setitem(correctness.PATHS, "missing", missing)
     assert main([*command, "missing"]) == 2
     assert "--paths: none of them can run here: onnx: pip install it" in capsys.readouterr().err
@@ -133,6 +148,9 @@ def test_command(
     assert figures["paths"]["alone"]["largest_difference"] < 1e-6
     (stricter,) = figures["further"]
     assert stricter["exit_threshold"] == 0.999
+    # The teacher is the model itself at full depth: an error is of texts that leave before.
+    assert stricter["paths"]["alone"]["error"] == pytest.approx(0, abs=1e-6)
+    assert figures["paths"]["alone"]["error"] > 0.1
     assert stricter["mean_exit_layer"] > figures["mean_exit_layer"]
     assert set(stricter["paths"]) == {"alone", "batches"}
     assert sum(figures["exit_histogram"]) == figures["texts"] == 12

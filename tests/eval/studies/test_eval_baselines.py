@@ -12,8 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from eval.__main__ import main
-from eval.quality import pareto
-from eval.studies import baselines
+from eval.studies import baselines, depth_scores
 from eval.studies.baselines import METHODS, rank
 from eval.studies.short_runs import Batch, frozen_teacher, start_student, train
 from leap.distill.teacher import teacher_layers
@@ -59,7 +58,7 @@ def command(
 ) -> list[str]:
     """A command line on a toy teacher and toy data."""
     monkeypatch.setenv("LEAP_DATA", str(tmp_path))
-    monkeypatch.setattr(pareto, "SHARES", (None, 0.5, 1.0))  # the full grid takes most of the time
+    monkeypatch.setattr(depth_scores, "SHARES", (None, 0.5, 1.0))  # the full grid takes most of the time
     monkeypatch.setattr(baselines, "DEFAULT_THETAS", (0.5, 0.9))
     eval_toys.write_pairs(tmp_path / "stsb" / "test.csv")
     rows = [f"{second},{first},{score}" for first, second, score in reversed(eval_toys.PAIRS)]

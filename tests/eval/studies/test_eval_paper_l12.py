@@ -8,7 +8,7 @@ from typing import Any
 import eval_toys
 import pytest
 
-import eval.quality.pareto
+import eval.studies.depth_scores
 import eval.studies.paper_l12
 import eval.studies.seeds
 import eval.studies.trainings
@@ -53,7 +53,7 @@ def untrained(toy: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         monkeypatch.setattr(module, "trained", start)
     monkeypatch.setattr(eval.studies.paper_l12, "BATCH_SIZES", (1, 8))  # of the few toy sentences
     monkeypatch.setattr(eval.studies.paper_l12, "TOKENS", 5)
-    monkeypatch.setattr(eval.quality.pareto, "SHARES", (None, 0.5, 1.0))
+    monkeypatch.setattr(eval.studies.depth_scores, "SHARES", (None, 0.5, 1.0))
     monkeypatch.setattr(eval.studies.seeds, "DEFAULT_THETAS", (0.5, 0.9))
     return asked
 

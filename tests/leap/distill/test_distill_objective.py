@@ -6,20 +6,45 @@ import pytest
 import torch
 
 from leap.distill import objective as terms
-from leap.distill.objective import Objective, ObjectiveConfig
+from leap.distill.objective import Objective, ObjectiveConfig, States, Targets
 from leap.distill.recipes import RECIPES
 
-# One text, two student layers: cosines to the teacher 0.6 and 0.8, and 0.96 between the two layers.
-LAYERS = torch.tensor([[[0.6, 0.8], [0.8, 0.6]]])
+# One text, two exits: cosines to the teacher 0.6 and 0.8, and 0.96 between the two.
+EXITS = torch.tensor([[[0.6, 0.8], [0.8, 0.6]]])
 TEACHER = torch.tensor([[1.0, 0.0]])
+PAPER, LEAP = RECIPES["paper"].objective, RECIPES["leap"].objective
 
 
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
+def states(texts: int = 4, every: int = 1, early: int = 3) -> States:
+    """Random ones of 3 layers and 3 exits, width 8, 5 tokens, gradients on."""
+    torch.manual_seed(0)
+    rows = slice(None, None, every)
+    deep = len(range(texts)[rows])
+    mask = torch.ones(texts, 5, dtype=torch.bool)
+    mask[-1, 3:] = False
+    return States(
+        layers=torch.randn(deep, 3, 8, requires_grad=True),
+        tokens=torch.randn(deep, 5, 8, requires_grad=True),
+        rows=rows,
+        exits=torch.randn(texts, 3, 8, requires_grad=True),
+        early=early,
+        signals=torch.rand(texts, 3, requires_grad=True),
+        exit_tokens=[torch.randn(texts, 5, 8, requires_grad=True) for _ in range(3)],
+        mask=mask,
+    )
+
+
+def targets(texts: int = 4) -> Targets:
+    torch.manual_seed(1)
+    return Targets(torch.randn(texts, 6, 8), torch.randn(texts, 5, 8))
+
+
 def test_final_alignment() -> None:
-    assert terms.final_alignment(LAYERS, 5 * TEACHER).item() == pytest.approx(0.2)
+    assert terms.final_alignment(EXITS[:, -1], 5 * TEACHER).item() == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(
@@ -32,32 +57,48 @@ def test_layer_map(students: int, teachers: int, expected: list[int]) -> None:
 
 def test_inner_alignment_leaves_the_last_layer_to_the_final_term() -> None:
     inner = torch.tensor([[[0.0, 1.0], [-1.0, 0.0]]])  # cos with layer 1: 0.8; layer 2 would give -0.8
-    assert terms.inner_alignment(LAYERS, inner).item() == pytest.approx(0.2)
+    assert terms.inner_alignment(EXITS, inner).item() == pytest.approx(0.2)
 
 
-def test_exit_to_teacher_is_the_papers() -> None:
+def test_exit_alignment_is_the_papers_sigmoid_or_the_cosine() -> None:
     expected = (sigmoid(10 * (0.98 - 0.6)) + sigmoid(10 * (0.98 - 0.8))) / 2
-    value = terms.exit_to_teacher(LAYERS, TEACHER, ObjectiveConfig(), slope=10)
+    assert terms.exit_alignment(EXITS, TEACHER, PAPER).item() == pytest.approx(expected, abs=1e-6)
+    steep = ObjectiveConfig(tau=0.9, slope=3)
+    expected = (sigmoid(3 * 0.3) + sigmoid(3 * 0.1)) / 2
+    assert terms.exit_alignment(EXITS, TEACHER, steep).item() == pytest.approx(expected, abs=1e-6)
+    assert terms.exit_alignment(EXITS, 7 * TEACHER, LEAP).item() == pytest.approx(0.3, abs=1e-6)
+
+
+def test_token_alignment_is_a_mean_over_unmasked_tokens() -> None:
+    # Two texts of 2 and 1 tokens, at cosines 0.6, 0 and 1 to the teacher's; the padding is far off.
+    tokens = torch.tensor([[[0.6, 0.8], [0.0, 2.0]], [[3.0, 0.0], [-1.0, 0.0]]])
+    mask = torch.tensor([[True, True], [True, False]])
+    teacher = torch.tensor([1.0, 0.0]).expand(2, 2, 2)
+    assert terms.token_alignment(tokens, teacher, mask).item() == pytest.approx((0.4 + 1 + 0) / 3, abs=1e-6)
+
+
+def test_exit_signal_asks_for_one_less_the_root_of_the_error() -> None:
+    # Errors 0.4 and 0.2, so s should be 1 - sqrt(0.4) = 0.3675 and 1 - sqrt(0.2) = 0.5528.
+    exits = EXITS.clone().requires_grad_()
+    wanted = torch.tensor([[1 - math.sqrt(0.4), 1 - math.sqrt(0.2)]])
+    assert terms.exit_signal(wanted, exits, TEACHER).item() == pytest.approx(0, abs=1e-12)
+    signals = (wanted + torch.tensor([[0.02, -0.25]])).requires_grad_()
+    # Smooth L1 with beta 0.05: a square over 2 beta below it, and beyond it the distance less beta / 2.
+    expected = (0.02**2 / 0.1 + (0.25 - 0.025)) / 2
+    value = terms.exit_signal(signals, exits, TEACHER)
     assert value.item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_exit_to_teacher_with_linear_term_weights_and_first_layer() -> None:
-    config = ObjectiveConfig(linear=2.0, layer_weights="linear")
-    low, high = (sigmoid(3 * (0.98 - cosine)) + 2 * (1 - cosine) for cosine in (0.6, 0.8))
-    value = terms.exit_to_teacher(LAYERS, TEACHER, config, slope=3)
-    assert value.item() == pytest.approx((1 / 1.5 * low + 2 / 1.5 * high) / 2, abs=1e-6)
-    only_second = ObjectiveConfig(first_exit_layer=2)
-    value = terms.exit_to_teacher(LAYERS, TEACHER, only_second, slope=10)
-    assert value.item() == pytest.approx(sigmoid(1.8), abs=1e-6)
-
-
-def test_exit_to_own_final_gives_the_last_layer_no_gradient() -> None:
-    layers = LAYERS.clone().requires_grad_()
-    value = terms.exit_to_own_final(layers, ObjectiveConfig(), slope=10)
-    assert value.item() == pytest.approx(sigmoid(10 * (0.98 - 0.96)), abs=1e-6)
     value.backward()
-    assert layers.grad[0, 0].abs().sum() > 0
-    assert layers.grad[0, 1].abs().sum() == 0
+    assert signals.grad.abs().min() > 0
+    assert exits.grad is None  # no embedding learns to be easy to predict
+
+
+def test_exit_signal_of_a_perfect_exit_has_a_gradient() -> None:
+    exits = TEACHER.unsqueeze(1) * 1.0000001  # cos may come out above 1
+    signals = torch.tensor([[0.9]], requires_grad=True)
+    value = terms.exit_signal(signals, exits, TEACHER)
+    value.backward()
+    assert value.item() == pytest.approx(0.1 - 0.025, abs=1e-3)
+    assert signals.grad.isfinite().all()
 
 
 def test_similarity_kl() -> None:
@@ -76,67 +117,42 @@ def test_similarity_kl() -> None:
     assert whole.item() == pytest.approx((sum(rows) + third_of_all).item() / 3, abs=1e-6)
 
 
-def test_mixed_depth_relation() -> None:
-    mixed = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
-    teacher = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    # Among themselves: 0.6 where the teacher has 0, twice in four. Across: rows (1, 0), (0.6, 0.8) against
-    # the teacher's (1, 0), (0, 1): errors 0, 0, 0.6, -0.2.
-    expected = 2 * 0.36 / 4 + (0.36 + 0.04) / 4
-    assert terms.mixed_depth_relation(mixed, mixed, teacher, teacher).item() == pytest.approx(
-        expected, abs=1e-6
-    )
-
-
-def test_exit_signal() -> None:
-    # Layer 2 of three texts, at angles to the last layer of 10, 20 and 60 degrees; layer 1 beyond it at
-    # 20, 40 and 30: s_2 puts the third text before the second, its fidelity puts it last.
-    def at(*degrees: float) -> torch.Tensor:
-        angles = torch.tensor(degrees).deg2rad()
-        return torch.stack([angles.cos(), angles.sin()], dim=-1)
-
-    layers = torch.stack([at(30, 60, 90), at(10, 20, 60), at(0, 0, 0)], dim=1).requires_grad_()
-    signal, fidelity = (torch.tensor(degrees).deg2rad().cos() for degrees in ([20.0, 40, 30], [10.0, 20, 60]))
-    correlation = torch.corrcoef(torch.stack([signal, fidelity]))[0, 1]
-    value = terms.exit_signal(layers, first_layer=1)
-    assert value.item() == pytest.approx(1 - correlation.item(), abs=1e-6)
-    value.backward()
-    assert layers.grad[:, 0].abs().sum() > 0  # the layer below learns
-    assert layers.grad[:, 1:].abs().sum() == 0  # what a text leaves with does not
-
-
-def test_exit_signal_is_nothing_where_all_texts_are_alike() -> None:
-    layers = torch.ones(3, 4, 8).requires_grad_()
-    value = terms.exit_signal(layers, first_layer=2)
-    assert value.item() == pytest.approx(1)
-    value.backward()
-    assert layers.grad.isfinite().all()
-
-
-def test_mix_depths_takes_whole_rows_of_the_layers_asked_for() -> None:
-    layers = torch.arange(4.0).view(1, 4, 1).expand(500, 4, 3) + 10 * torch.arange(500.0).view(500, 1, 1)
-    mixed = terms.mix_depths(layers, first_layer=2, generator=torch.Generator().manual_seed(0))
-    depth = mixed - 10 * torch.arange(500.0).view(500, 1)
-    assert (depth == depth[:, :1]).all()
-    assert depth.unique().tolist() == [1.0, 2.0, 3.0]
-
-
 def test_weighted_sum_of_the_paper() -> None:
-    torch.manual_seed(0)
-    layers, teacher, inner = torch.randn(4, 3, 8), torch.randn(4, 8), torch.randn(4, 6, 8)
-    loss, parts = Objective(RECIPES["paper"])(layers, teacher, inner)
+    student, teacher = states(early=2), targets()  # without a landing layer the last exit is full depth
+    loss, parts = Objective(PAPER)(student, teacher)
     expected = parts["final"] + 0.3 * parts["inter"] + 0.4 * (parts["exit_teacher"] + 0.7 * parts["exit_own"])
     assert loss.item() == pytest.approx((expected + 0.3 * parts["contrast"]).item(), abs=1e-6)
+    own = terms.exit_alignment(student.exits[:, :2], student.layers[:, -1], PAPER)
+    assert parts["exit_own"].item() == pytest.approx(own.item(), abs=1e-6)
+    teachers = terms.exit_alignment(student.exits, teacher.final, PAPER)
+    assert parts["exit_teacher"].item() == pytest.approx(teachers.item(), abs=1e-6)
+
+
+def test_weighted_sum_of_leap() -> None:
+    loss, parts = Objective(LEAP)(states(), targets())
+    expected = LEAP.final * parts["final"] + LEAP.beta * parts["exit_teacher"] + LEAP.signal * parts["signal"]
+    expected += LEAP.token_final * parts["token_final"] + LEAP.token_exit * parts["token_exit"]
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    assert set(parts) == {"final", "exit_teacher", "token_final", "token_exit", "signal"}
+
+
+def test_own_final_gives_full_depth_no_gradient() -> None:
+    student = states()
+    config = ObjectiveConfig(final=0, alpha=0, delta=0, beta=1)
+    Objective(config)(student, targets())[0].backward()
+    assert student.exits.grad.abs().sum() > 0
+    assert student.layers.grad is None or student.layers.grad.abs().sum() == 0
+
+
+def test_terms_at_full_depth_look_at_the_texts_that_run_it() -> None:
+    student, teacher = states(texts=5, every=2), targets(5)
+    _, parts = Objective(LEAP)(student, teacher)
+    final = terms.final_alignment(student.layers[:, -1], teacher.final[[0, 2, 4]])
+    tokens = terms.token_alignment(student.tokens, teacher.tokens[[0, 2, 4]], student.mask[[0, 2, 4]])
+    assert parts["final"].item() == pytest.approx(final.item(), abs=1e-6)
+    assert parts["token_final"].item() == pytest.approx(tokens.item(), abs=1e-6)
 
 
 def test_weight_zero_takes_a_term_out() -> None:
-    layers, teacher = torch.randn(4, 3, 8), torch.randn(4, 8)
-    config = ObjectiveConfig(alpha=0, beta=0, delta=0, relation=0, signal=0)
-    assert set(Objective(config)(layers, teacher)[1]) == {"final"}
-
-
-def test_slope_rises_with_progress() -> None:
-    config = ObjectiveConfig(alpha=0, delta=0, own_final=0, slope_start=1, slope=9)
-    for progress, slope in ((0.0, 1), (0.5, 5), (1.0, 9)):
-        _, parts = Objective(config)(LAYERS, TEACHER, progress=progress)
-        expected = (sigmoid(slope * 0.38) + sigmoid(slope * 0.18)) / 2
-        assert parts["exit_teacher"].item() == pytest.approx(expected, abs=1e-6)
+    config = ObjectiveConfig(alpha=0, beta=0, delta=0)
+    assert set(Objective(config)(states(), targets())[1]) == {"final"}

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from leap.distill.objective import exit_to_own_final
-from leap.distill.recipes import LEAP
 from leap.distill.release import write_model
 from leap.text.pairs import load_pairs
 from modeling_leap import LeapModel
@@ -25,10 +23,13 @@ SCORED = [f"{a},{b},{score}" for a, b, score in eval_toys.PAIRS]
 TOGETHER = [{"anchor": a, "positive": b} for a, b, _ in eval_toys.PAIRS]
 
 
-@pytest.fixture
-def model(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> Path:
-    """A toy as it is released; like the model, without dropout."""
-    toy = make_tiny_model(**eval_toys.RULE, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+LANDS = {"exit_threshold": 0.5, "landing_layer": 5, "min_exit_layer": 1, "max_exit_layer": 2}
+
+
+@pytest.fixture(params=[LANDS, eval_toys.RULE], ids=["lands", "leaves"])
+def model(tmp_path: Path, make_tiny_model: Callable[..., LeapModel], request: pytest.FixtureRequest) -> Path:
+    """A toy as it is released, of either form; like the model, without dropout."""
+    toy = make_tiny_model(**request.param, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     write_model(tmp_path / "toy", toy, eval_toys.toy_tokenizer(), 32)
     return tmp_path / "toy"
 
@@ -66,19 +67,52 @@ def test_the_loss_is_the_tasks_plus_the_exit_term(model: Path) -> None:
         [st_model.preprocess(side) for side in texts],
         torch.tensor([p[2] for p in eval_toys.PAIRS]),
     )
+    leap = st_model[0].auto_model
+    places = list(leap.config.exit_thresholds(-1))
     with torch.no_grad():
+        terms = []
+        for f in features:
+            tokens = {"input_ids": f["input_ids"], "attention_mask": f["attention_mask"]}
+            full = leap(**tokens, exit_threshold=None).sentence_embedding
+            for place in places:
+                output = leap(**tokens, exit_threshold=-1, min_exit_layer=place)
+                assert output.exit_layer.tolist() == [place] * 6
+                terms.append(1 - torch.cosine_similarity(output.sentence_embedding, full))
         st_model.train()
-        found = ExitAwareLoss(st_model, task, 3.0)([dict(f) for f in features], scores)
         alone = task([dict(f) for f in features], scores)
-        layers = [
-            st_model[0]
-            .auto_model(f["input_ids"], attention_mask=f["attention_mask"], output_layer_embeddings=True)
-            .layer_embeddings[:, 1:]
-            for f in features
-        ]
-    term = exit_to_own_final(torch.cat(layers), LEAP, LEAP.slope)
+        found = ExitAwareLoss(st_model, task, 3.0)([dict(f) for f in features], scores)
+    term = torch.stack(terms).mean()
     assert term > 0.1
     torch.testing.assert_close(found, alone + 3 * term, atol=1e-5, rtol=1e-5)
+    assert st_model[0].auto_model.training
+
+
+def test_the_term_moves_the_exits_and_not_full_depth(model: Path) -> None:
+    """Its gradient comes from what the exits give alone: layers that only full depth runs have none of it."""
+    st_model = sentence_transformers.SentenceTransformer(str(model), trust_remote_code=True, device="cpu")
+    task = sentence_transformers.sentence_transformer.losses.CoSENTLoss(st_model)
+    features = [st_model.preprocess([pair[side] for pair in eval_toys.PAIRS]) for side in (0, 1)]
+    scores = torch.tensor([p[2] for p in eval_toys.PAIRS])
+
+    def gradients(weight: float) -> list[torch.Tensor]:
+        st_model.zero_grad()
+        ExitAwareLoss(st_model.train(), task, weight)([dict(f) for f in features], scores).backward()
+        return [layer.output.dense.weight.grad.clone() for layer in st_model[0].auto_model.encoder.layer]
+
+    config = st_model[0].auto_model.config
+    last = max(config.exit_thresholds(-1))
+    run = {n for n in range(1, 7) if n <= last or (config.landing_layer and n >= config.landing_layer)}
+    without, with_term = gradients(0.0), gradients(5.0)
+    assert {n + 1 for n in range(6) if not torch.allclose(without[n], with_term[n], atol=1e-6)} == run
+
+
+def test_a_model_without_exits_is_refused(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> None:
+    write_model(tmp_path / "toy", make_tiny_model(min_exit_layer=6), eval_toys.toy_tokenizer(), 32)
+    st_model = sentence_transformers.SentenceTransformer(
+        str(tmp_path / "toy"), trust_remote_code=True, device="cpu"
+    )
+    with pytest.raises(ValueError, match="no text leaves before the last layer"):
+        ExitAwareLoss(st_model, torch.nn.Identity(), 1.0)
 
 
 @pytest.mark.parametrize("kind", ["scored", "together"])
@@ -102,8 +136,9 @@ def test_before_and_after(
     figures = found["figures"]["models"]
     assert list(figures) == ["before", "L_exit", "without L_exit"]
     assert figures["L_exit"]["full_depth"] > figures["before"]["full_depth"]
-    # What the term is for: texts leave earlier with it than without.
-    assert figures["L_exit"]["mean_exit_layer"] < figures["without L_exit"]["mean_exit_layer"]
+    # What the term is for: what the exits give stays with full depth as that moves.
+    assert figures["L_exit"]["distance"] < figures["without L_exit"]["distance"]
+    assert figures["L_exit"]["leaving"] > 0
     assert f"{figures['L_exit']['exits']:.4f}" in printed.out
     assert found["evaluation"] == "finetune"
     assert found["provenance"]["command"].startswith("python examples/finetune.py --model")
@@ -111,17 +146,20 @@ def test_before_and_after(
     # The folder loads as the one it came from, with its threshold passed on.
     tuned = sentence_transformers.SentenceTransformer(str(out), trust_remote_code=True, device="cpu")
     text = ["a cat sat on the mat"]
-    early, full = (tuned.encode(text, exit_threshold=theta) for theta in (-0.9, None))
+    early, full = (tuned.encode(text, exit_threshold=theta) for theta in (-1, None))
     assert not np.allclose(early, full, atol=1e-4)
     assert np.linalg.norm(full) == pytest.approx(1, abs=1e-5)
     assert json.loads((out / "config.json").read_text())["exit_threshold"] == 0.5
     assert not list(tmp_path.rglob("*.partial"))
+    assert json.loads((out / "tokenizer.json").read_text())["truncation"]["max_length"] == 32
+    assert json.loads((out / "tokenizer_config.json").read_text())["model_max_length"] == 32
+    assert json.loads((out / "sentence_bert_config.json").read_text())["max_seq_length"] == 32
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("--data /nowhere.csv", "--data: there is no file"),
+        ("--data /nowhere.csv", "cannot be opened (No such file"),
         ("--data {scored} --validation {together}", "--validation: one of"),
         ("--model /nowhere --data {scored}", "'/nowhere' is neither"),
         ("--data {scored} --batch_size 0", "must be at least 1"),

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from eval.quality.sts import evaluate_sts
-from leap.distill.arguments import parse
+from leap.distill.options import parse
 from leap.distill.release import model_card
 from leap.encode.encoder import load_encoder
 from leap.text.sets import load_sts
@@ -249,7 +249,7 @@ def test_one_process_of_many_asks_the_hub(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "texts.txt").write_text("a cat\n")
     command = ["--data", str(tmp_path / "texts.txt"), "--output_dir", str(tmp_path / "run")]
     monkeypatch.setenv("RANK", "1")
-    assert parse("", [*command, "--push_to_hub", "owner/tiny"]).push_to_hub == "owner/tiny"
+    assert parse("", [*command, "--push_to_hub", "owner/tiny"])[0].push_to_hub == "owner/tiny"
 
 
 def test_card_of_a_model_that_is_on_no_hub(make_tiny_model: MakeModel) -> None:

@@ -5,16 +5,17 @@ As in test_hub.py, what speaks with the Hub runs in a process of its own.
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import card_toys
 import eval_toys
 import numpy as np
 import onnx
 import pytest
+import tiny_results
 import torch
 from fake_hub import READER, WRITER, FakeHub
 from hub_machine import Machine
@@ -24,8 +25,6 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from eval.__main__ import main as evaluate
-from eval.card.card import render
-from eval.card.card_results import read_results
 from leap.distill.release import write_model
 from leap.encode.encoder import load_encoder
 from leap.errors import UsageError
@@ -39,9 +38,10 @@ NAME = "leap/LEAP-MiniLM-L6"
 COMMAND = ["-m", "leap.publish", "--repository", NAME]
 WORDS = eval_toys.WORDS
 TEXTS = [" ".join(WORDS[i : i + 1 + i % 7]) for i in range(len(WORDS))]
-EXPECTED = """.eval_results/stsbenchmark-sts.yaml 1_Pooling/config.json LICENSE README.md SHA256SUMS
-config.json configuration_leap.py model.safetensors modeling_leap.py modules.json onnx/model.onnx
-onnx/ort_config.json results/pareto-stsb-validation.json results/pareto-stsb-validation.png
+EXPECTED = """.eval_results/scifact.yaml .eval_results/sts12-sts.yaml .eval_results/stsbenchmark-sts.yaml
+1_Pooling/config.json LICENSE README.md SHA256SUMS config.json configuration_leap.py docs/evidence.md
+model.safetensors modeling_leap.py modules.json onnx/model.onnx onnx/ort_config.json results/latency-cpu.json
+results/peers-cpu.json results/peers-cpu.png results/retrieval-scifact.json results/sts-STS12-test.json
 results/sts-stsb-test-teacher.json results/sts-stsb-test.json results/train-whole.json
 sentence_bert_config.json tokenizer.json tokenizer_config.json""".split()
 
@@ -52,7 +52,7 @@ def save_graph(tree: Path, name: str = "model.onnx", **other_facts: str) -> None
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", tensors[:1], tensors[1:])
     model = helper.make_model(graph)
     facts = {"model_sha256": hashlib.sha256((tree / "model.safetensors").read_bytes()).hexdigest()}
-    facts |= {key: json.dumps(value) for key, value in card_toys.RULE.items()} | other_facts
+    facts |= {key: json.dumps(value) for key, value in tiny_results.RULE.items()} | other_facts
     helper.set_model_props(model, {f"leap.{key}": value for key, value in facts.items()})
     (tree / "onnx").mkdir(exist_ok=True)
     onnx.save(model, tree / "onnx" / name)
@@ -65,18 +65,17 @@ def whole_tree(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Pat
     torch.manual_seed(1)
     sizes = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 40}
     depth = {"num_hidden_layers": 4, "num_attention_heads": 4, "initializer_range": 0.12}
-    model = LeapModel(LeapModel.config_class(**sizes, **depth, **card_toys.RULE)).eval()
+    model = LeapModel(LeapModel.config_class(**sizes, **depth, **tiny_results.RULE)).eval()
     write_model(tree, model, eval_toys.toy_tokenizer(), max_length=40)
     config = (tree / "config.json").read_bytes()
-    results = card_toys.write_required(tree)  # which writes a config.json too
+    results = tiny_results.write_required(tree)  # which writes a config.json too
+    tiny_results.write_optional(results)
     (tree / "config.json").write_bytes(config)
-    (results / "pareto-stsb-validation.png").write_bytes(b"a picture")
+    (results / "peers-cpu.png").write_bytes(b"a picture")
     fingerprint = load_encoder(str(tree)).fingerprint()
     for path in results.glob("*.json"):
         path.write_text(path.read_text().replace('"sha256": "w"', f'"sha256": "{fingerprint}"'))
-    card = ["--results", str(results), "--config", str(tree / "config.json")]
-    assert evaluate(["card", *card, "--output", str(tree / "model_card.md")]) == 0
-    (tree / "README.md").write_text("# Tree\n\nIt leaves by theta 0.88,\nno exit before layer 2.\n")
+    assert evaluate(["card", "--folder", str(tree)]) == 0
     shutil.copy(repo_root / "LICENSE", tree)
     save_graph(tree)
     (tree / "onnx" / "ort_config.json").write_text("{}")
@@ -129,8 +128,8 @@ def test_the_folder_is_released_in_one_commit(
     assert not [path for path, content in files.items() if WRITER.encode() in content]
     for name in set(EXPECTED) - {"README.md", SUMS}:
         assert files[name] == (whole_tree / name).read_bytes(), name
-    results = read_results(whole_tree / "results", whole_tree / "config.json")
-    assert files["README.md"].decode() == render(results, NAME).text
+    card = (whole_tree / "model_card.md").read_text()
+    assert files["README.md"].decode() == card.replace("OWNER/LEAP-MiniLM-L4", NAME)
     assert f'MODEL = "{NAME}"' in files["README.md"].decode()
 
     # The list of checksums holds for everything but itself; sha256sum can read it.
@@ -376,6 +375,10 @@ def _replace(name: str, old: str, new: str) -> Damage:
     return damage
 
 
+def re_sub(path: Path, pattern: str, new: str) -> None:
+    path.write_text(re.sub(pattern, new, path.read_text(), count=1))
+
+
 def _other_weights(tree: Path) -> None:
     weights = load_file(tree / "model.safetensors")
     weights["encoder.layer.3.output.dense.bias"][0] += 1e-3
@@ -383,42 +386,46 @@ def _other_weights(tree: Path) -> None:
 
 
 REFUSALS: dict[str, tuple[Damage, str]] = {
-    "card of other figures": (
-        _replace("model_card.md", "0.7902", "0.7999"),
-        "model_card.md and the results disagree, first in line",
+    "card without metadata": (
+        lambda tree: (tree / "model_card.md").write_text("# A model\n"),
+        "model_card.md does not say of which weights it is: measure again",
     ),
-    "card with a line more": (
-        lambda tree: (tree / "model_card.md").open("a").write("\n"),
-        "model_card.md and the results disagree",
+    "card of torn metadata": (
+        lambda tree: (tree / "model_card.md").write_text("---\na: [\n---\n"),
+        "model_card.md has no valid metadata",
     ),
-    "results of another day": (
-        _replace("results/sts-stsb-test.json", "0.7902", "0.7903"),
-        "model_card.md and the results disagree, first in line",
+    "card of another rule": (
+        _replace("model_card.md", "exit_threshold: 0.88", "exit_threshold: 0.9"),
+        "model_card.md is of exit_threshold 0.9, config.json of 0.88: measure again",
+    ),
+    "config of another rule": (
+        _replace("config.json", '"min_exit_layer": 2', '"min_exit_layer": 3'),
+        "model_card.md is of min_exit_layer 2, config.json of 3",
+    ),
+    "card of other weights": (
+        lambda tree: re_sub(tree / "model_card.md", r"sha256: \w+", "sha256: abc"),
+        "are not those the card was measured on (abc)",
+    ),
+    "page that leads out of the tree": (
+        lambda tree: (tree / "docs" / "evidence.md").open("a").write("[x](../../etc)"),
+        "leads out of the tree: ../etc",
     ),
     "entry of other figures": (
         _replace(".eval_results/stsbenchmark-sts.yaml", "0.79", "0.80"),
-        "stsbenchmark-sts.yaml and the results disagree, first in line",
+        "stsbenchmark-sts.yaml and model_card.md disagree",
     ),
     "entry of nothing": (
         lambda tree: (tree / ".eval_results" / "sts99.yaml").touch(),
-        "sts99.yaml is of no result",
+        "sts99.yaml is no evaluation entry",
     ),
-    "config of another rule": (
-        _replace("config.json", '"exit_threshold": 0.88', '"exit_threshold": 0.9'),
-        "is not of config.json's exit rule",
-    ),
-    "README of another rule": (
-        _replace("README.md", "0.88", "0.9"),
-        "README.md does not say 'theta 0.88, no exit before layer 2'",
-    ),
-    "other weights": (_other_weights, "are not those the results were measured on"),
+    "other weights": (_other_weights, "are not those the card was measured on"),
     "torn weights": (
         lambda tree: (tree / "model.safetensors").write_bytes(b"\0" * 99),
         "--folder: cannot load ",
     ),
     "other lengths": (
         _replace("sentence_bert_config.json", "40", "39"),
-        "are not those the results were measured on",
+        "are not those the card was measured on",
     ),
     "graph of other weights": (
         lambda tree: save_graph(tree, "more.onnx", model_sha256="0" * 64),
@@ -435,9 +442,10 @@ REFUSALS: dict[str, tuple[Damage, str]] = {
 }
 MISSING = {
     "onnx": "holds no .onnx file: make it with `python -m leap.runtime export --model ",
-    "results": "--results: there is no folder",
-    "results/pareto-stsb-validation.png": "model_card.md and the results disagree",
-    **dict.fromkeys(["model_card.md", ".eval_results"], "make it with `python -m eval card`"),
+    "results": "model_card.md leads to it",
+    "results/peers-cpu.png": "model_card.md leads to it",
+    "docs/evidence.md": "model_card.md leads to it: make it with `python -m eval card`",
+    "model_card.md": "make it with `python -m eval card`",
     **{
         name: f"{name} is missing: restore it"
         for name in (

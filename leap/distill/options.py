@@ -1,0 +1,257 @@
+"""The options of train_leap.py, and what is wrong with them before anything is loaded."""
+
+# ruff: noqa: RUF009 - `_option` returns a dataclass field
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from transformers import HfArgumentParser
+
+from configuration_leap import LeapConfig
+from leap.distill.objective import ObjectiveConfig
+from leap.distill.recipes import PRESETS, RECIPES
+from leap.distill.students import parse_layer_starts
+from leap.publish.hub import check_push
+from leap.text.tokens import TextSource
+
+
+def _option(default: Any, text: str) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class TrainOptions:
+    """What a run is (the same again is the same run), and below that how it goes about it."""
+
+    output_dir: Path = field(metadata={"help": "gets the model, and checkpoints/ meanwhile"})
+    preset: Literal["paper-l12"] | None = _option(
+        None, "other defaults for some options: paper-l12, the paper's protocol on 12 layers"
+    )
+
+    teacher: str = _option(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "Hub id, folder, or package:NAME for model/ in a Python package",
+    )
+    teacher_revision: str | None = _option(None, "commit of a teacher on the Hub; none: its newest")
+    student: str | None = _option(
+        None, "model of the teacher's width that the student starts from; none: the teacher"
+    )
+    student_revision: str | None = _option(None, "commit of a student on the Hub; none: its newest")
+    student_layers: str | None = _option(
+        None, "one item a layer: N copies layer N, Na,Nf its two halves; such as 1,5,6; none: all in order"
+    )
+    train_word_embeddings: bool = _option(False, "train the word embeddings too")
+    landing_layer: int | None = _option(
+        None, "layer that converged texts go on with; none: the last but one (paper: they leave the network)"
+    )
+    min_exit_layer: int | None = _option(
+        None, "first layer that texts may leave at; none: 1 (paper: half of the layers)"
+    )
+    max_exit_layer: int | None = _option(None, "last layer that texts may leave at; none: 1 (paper: all)")
+    exit_threshold: float | None = _option(None, "written to the config; none: full depth")
+
+    data: list[str] = _option(
+        ["sentence-transformers/all-nli"],
+        "Hub data set ids, or local files, folders or globs of json, jsonl, csv, txt, parquet (.gz too)",
+    )
+    split: str = _option("train", "split of a Hub data set, SUBSET/SPLIT where it has subsets")
+    text_columns: list[str] = _option(["text"], "columns whose strings are texts")
+    exclude_sources: list[str] = _option(
+        [], "leave out rows whose column `source` is one of these, for their licence say"
+    )
+    max_texts: int | None = _option(None, "train on so many texts, drawn from all")
+    max_length: int = _option(256, "tokens; longer texts are cut, by the finished model too")
+    streaming: bool = _option(False, "read a data set as it is downloaded, keeping only its tokens")
+
+    recipe: Literal["leap", "paper"] = _option("leap", "weights and shapes of all terms")
+    full_depth_every: int = _option(
+        3, "one in so many texts of a batch runs full depth beside the exits, where converged texts land"
+    )
+    batch_tokens: int = _option(3072, "tokens a process and batch at most, padding counted")
+    batch_size: int = _option(256, "texts a process and batch at most")
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = _option(5e-4, "the highest")
+    schedule: Literal["cosine", "constant"] = _option(
+        "cosine", "of the learning rate after its warm-up; constant: until --decay"
+    )
+    warmup: float = _option(0.05, "share of the run in which the learning rate rises")
+    decay: float = _option(0.3, "share of the run, at its end, in which a constant learning rate falls to 0")
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    epochs: int = 1
+    max_tokens: float | None = _option(None, "tokens to train on in all; none: as many as --epochs have")
+    mixed_precision: Literal["no", "bf16", "fp16"] = _option("no", "autocast")
+    save_dtype: Literal["float32", "float16"] = _option("float32", "of the saved weights")
+    seed: int = 0
+
+    resume: bool = _option(False, "go on from the newest whole checkpoint in --output_dir")
+    checkpoint_minutes: float = _option(15.0, "between checkpoints")
+    eval_data: str | None = _option(
+        None, "sentence1,sentence2,score as CSV, or a Hub id; evaluated as training goes"
+    )
+    eval_steps: int = 1000
+    log_steps: int = 20
+    report_to: Literal["none", "tensorboard", "wandb"] = _option("none", "tracker")
+    push_to_hub: str | None = _option(None, "OWNER/NAME of the Hub to upload the finished model to")
+    cache_dir: Path = _option(Path("~/.cache/leap"), "of tokens")
+    workers: int = _option(0, "processes that prepare batches")
+
+    def sources(self) -> list[TextSource]:
+        """The data sets asked for."""
+        limit = self.max_texts if self.streaming else None
+        columns, excluded = tuple(self.text_columns), tuple(self.exclude_sources)
+        return [TextSource(name, self.split, columns, excluded, limit) for name in self.data]
+
+    def identity(self) -> dict[str, Any]:
+        """The options that make a run what it is, as JSON values."""
+        return {name: value for name, value in asdict(self).items() if name not in NOT_OF_THE_RUN}
+
+
+# How a run goes about it, and names of what is compared by its content.
+NOT_OF_THE_RUN = (
+    "output_dir preset teacher teacher_revision student student_revision data split text_columns "
+    "exclude_sources max_texts streaming resume checkpoint_minutes eval_data eval_steps log_steps report_to "
+    "push_to_hub cache_dir workers"
+).split()
+
+TERM_HELP = {
+    "final": "weight of L_final",
+    "alpha": "weight of L_inter (layer-wise alignment)",
+    "beta": "weight of L_exit",
+    "delta": "weight of L_contrast (in-batch similarities, KL)",
+    "own_final": "weight of the student's own last layer against the teacher's, in L_exit",
+    "penalty": "what L_exit asks of a cosine: the paper's sigmoid, or 1 - cosine",
+    "tau": "cosine that the sigmoid asks for",
+    "slope": "of the sigmoid",
+    "first_exit_layer": "lowest layer in L_exit where there is no landing layer, counted from 1",
+    "temperature": "of the softmax in L_contrast",
+    "token_final": "weight of the token term at full depth",
+    "token_exit": "weight of the token term on what exits give",
+    "signal": "weight of the term that makes the exit rule's cosine tell how close an exit is to the teacher",
+}
+# Every option of the objective defaults to what the recipe says.
+ObjectiveOptions = make_dataclass(
+    "ObjectiveOptions",
+    [
+        (term.name, term.type | None, _option(None, f"{TERM_HELP[term.name]}; none: the recipe's"))
+        for term in fields(ObjectiveConfig)
+    ],
+)
+
+
+class _OneLineParser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        fail(message)
+
+    def read(self, argv: Sequence[str] | None) -> tuple[Any, ...]:
+        *found, rest = self.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+        if rest:
+            self.error(f"unknown arguments: {' '.join(rest)} (--help lists them)")
+        return tuple(found)
+
+
+def fail(error: object) -> NoReturn:
+    """End the program with one line."""
+    raise SystemExit(f"train_leap.py: error: {error}")
+
+
+def parse(description: str, argv: Sequence[str] | None = None) -> tuple[TrainOptions, ObjectiveConfig]:
+    """Read and check the command line; what is wrong ends the program with one line."""
+    parser = _OneLineParser((TrainOptions, ObjectiveOptions), prog="train_leap.py", description=description)
+    options, terms = parser.read(argv)
+    if options.preset:
+        parser.set_defaults(**PRESETS[options.preset])
+        if options.student:
+            parser.set_defaults(student_layers=None)  # those of the preset are the teacher's
+        options, terms = parser.read(argv)
+    said = {name: value for name, value in asdict(terms).items() if value is not None}
+    objective = replace(RECIPES[options.recipe].objective, **said)
+    try:
+        check(options, objective)
+    except ValueError as error:
+        fail(error)
+    options.cache_dir = options.cache_dir.expanduser()
+    return options, objective
+
+
+def check(options: TrainOptions, objective: ObjectiveConfig) -> None:
+    """Raise a ValueError, naming the option and the remedy, for what is known to be wrong beforehand."""
+    counts = (
+        "full_depth_every batch_size batch_tokens gradient_accumulation_steps epochs eval_steps log_steps"
+    )
+    for name in counts.split():
+        _require(getattr(options, name) >= 1, f"--{name} must be at least 1, got {getattr(options, name)}")
+    for name in ("max_texts", "max_tokens"):
+        value = getattr(options, name)
+        _require(value is None or value >= 1, f"--{name} must be at least 1 or left out, got {value}")
+    _require(
+        options.max_length >= 3,
+        f"--max_length must be at least 3 ([CLS], a token, [SEP]), got {options.max_length}",
+    )
+    _require(options.learning_rate > 0, f"--learning_rate must be above 0, got {options.learning_rate}")
+    for name in ("warmup", "decay"):
+        share = getattr(options, name)
+        _require(0 <= share < 1, f"--{name} is a share of the run in [0, 1), got {share}")
+    _require(
+        options.checkpoint_minutes >= 0,
+        f"--checkpoint_minutes must not be negative, got {options.checkpoint_minutes}",
+    )
+    _check_objective(objective)
+    _require(
+        options.batch_size >= objective.batch_needed,
+        f"--batch_size must be at least {objective.batch_needed}: L_contrast compares texts",
+    )
+    if options.student_layers is not None:
+        parse_layer_starts(options.student_layers)
+    for source in options.sources():
+        source.files()
+    _require(
+        options.resume or not any((options.output_dir / "checkpoints").glob("step-*")),
+        f"--output_dir: {options.output_dir} holds a run already: pass --resume to go on, or another folder",
+    )
+    # Last, as it asks the Hub; and once for all processes, as the Hub rations this question.
+    if options.push_to_hub is not None and os.environ.get("RANK", "0") == "0":
+        check_push(options.push_to_hub, "--push_to_hub")
+
+
+def _check_objective(objective: ObjectiveConfig) -> None:
+    for name in "final alpha beta delta own_final slope token_final token_exit signal".split():
+        value = getattr(objective, name)
+        _require(value >= 0, f"--{name} must not be negative, got {value}")
+    _require(objective.temperature > 0, f"--temperature must be above 0, got {objective.temperature}")
+    _require(-1 < objective.tau <= 1, f"--tau is a cosine in (-1, 1], got {objective.tau}")
+    first = objective.first_exit_layer
+    _require(first >= 1, f"--first_exit_layer counts from 1, got {first}")
+
+
+def set_exit_rule(config: LeapConfig, options: TrainOptions, objective: ObjectiveConfig) -> None:
+    """Write the exit rule asked for, or the recipe's, into a student's config, whose depth is known now.
+
+    Raises:
+        ValueError: a layer is out of the range that this depth leaves it, or a term has no layer to cover.
+    """
+    recipe, depth = RECIPES[options.recipe], config.num_hidden_layers
+    landing, first, last = options.landing_layer, options.min_exit_layer, options.max_exit_layer
+    if recipe.exit_layer is not None:
+        landing = depth - recipe.landing_from_end if landing is None else landing
+        first = recipe.exit_layer if first is None else first
+        last = max(first, recipe.exit_layer) if last is None else last
+    config.landing_layer, config.min_exit_layer, config.max_exit_layer = landing, first, last
+    config.exit_threshold = options.exit_threshold
+    config.resolve_exit_rule()
+    if landing is None:
+        _require(
+            objective.first_exit_layer < depth or not (objective.beta or objective.signal),
+            f"--first_exit_layer must be in [1, {depth - 1}] for {depth} layers, got "
+            f"{objective.first_exit_layer}",
+        )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

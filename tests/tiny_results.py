@@ -1,0 +1,124 @@
+"""Small files of results/ for the tests of the card and of publishing: of a model with four layers."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RULE = {"exit_threshold": 0.88, "min_exit_layer": 2, "exit_patience": 1}
+SPEARMAN = [0.6, 0.75, 0.8, 0.81]  # by layer
+NDCG = [0.2, 0.5, 0.55, 0.62]
+README = """# Tree
+
+<!-- table of model_card.md, by `python -m eval card` -->
+<!-- end of table -->
+
+The end.
+"""
+Edit = Callable[[dict[str, Any]], object]
+
+
+def result(evaluation: str, data: str, figures: dict[str, Any], weights: str = "w") -> dict[str, Any]:
+    """A file of results/."""
+    model = {"name": ".", "sha256": weights, "layers": 4, "hidden_size": 8, "max_length": 16}
+    return {
+        "evaluation": evaluation,
+        "models": {"model": model},
+        "data": {"name": data, "sha256": f"of {data}"},
+        "figures": figures,
+        "provenance": {
+            "command": f"python -m eval {evaluation}",
+            "commit": "0123456789+",
+            "date": "2031-02-03T04:05:06+00:00",
+            "versions": {"torch": "9.9", "transformers": "8.8"},
+            "machine": {"system": "S", "processor": "P", "cores": 2, "threads": 2, "device": "cpu"},
+        },
+    }
+
+
+def sts(with_exits: bool, weights: str = "w", name: str = "stsb") -> dict[str, Any]:
+    scores = [{"layer": n, "spearman": value, "interval": [0.1, 0.9]} for n, value in enumerate(SPEARMAN, 1)]
+    exits = RULE | {"spearman": 0.7902, "mean_exit_layer": 2.5, "interval": [0.7, 0.85]}
+    figures = {"pairs": 1379, "full_depth": scores[-1], "exits": exits if with_exits else None}
+    return result("sts", f"{name}/test", figures | {"static": scores}, weights)
+
+
+def retrieval() -> dict[str, Any]:
+    def score(value: float, query: float | None, document: float | None) -> dict[str, Any]:
+        return {"ndcg@10": value, "mean_query_layer": query, "mean_document_layer": document}
+
+    settings = {
+        "teacher": score(0.66, None, None),
+        "full_depth": score(0.61, 4, 4),
+        "exits": score(0.58, 2.5, 3.0),
+        "exit_queries": score(0.59, 2.5, 4),
+        "teacher_documents": score(0.60, 2.5, None),
+    }
+    static = [{"layer": layer, "ndcg@10": value} for layer, value in enumerate(NDCG, 1)]
+    figures = {"documents": 5183, "queries": 300, "exit_rule": RULE, "settings": settings}
+    return result("retrieval", "scifact/test", figures | {"static_queries": static})
+
+
+def latency() -> dict[str, Any]:
+    def row(size: int, tokens: int, full: float, exits: float) -> dict[str, Any]:
+        return {
+            "batch_size": size,
+            "tokens": tokens,
+            "full_depth": {"p50_ms": full},
+            "exits": {"p50_ms": exits},
+        }
+
+    rows = [row(1, 16, 4.0, 2.5), row(1, 64, 8.0, 5.25), row(32, 64, 99.0, 77.0)]
+    return result("latency", "stsb/test", RULE | {"threads": 1, "device": "cpu", "rows": rows})
+
+
+def peers() -> dict[str, Any]:
+    libraries = {
+        "slow": {"model": "teacher", "precision": "float32"},
+        "fast": {"model": "teacher", "precision": "float32"},
+        "rounded": {"model": "teacher", "precision": "int8"},
+        "leap": {"model": "leap", "precision": "float32"},
+    }
+    times = [("slow", "full depth", 9.0), ("fast", "full depth", 3.0), ("rounded", "full depth", 1.0)]
+    times += [("leap", "full depth", 3.5), ("leap", "exits", 1.75)]
+    rows = [{"texts": "sentences", "batch_size": 1, "peer": peer, "variant": variant, "p50_ms": ms}
+            for peer, variant, ms in times]  # fmt: skip
+    rows.append(rows[0] | {"batch_size": 32})
+    figures = {"threads": 2, "baseline": "slow", "peers": libraries, "rows": rows, "texts": [], "quality": []}
+    return result("peers", "stsb/test", RULE | figures)
+
+
+def run(**fields: Any) -> dict[str, Any]:
+    """A training log."""
+    return {"run": {"student_layers": "1,3", "exclude_sources": ["anli", "dream"]} | fields, "log": []}
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def edit(path: Path, change: Edit) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    write(path, content)
+
+
+def write_required(root: Path) -> Path:
+    """Write config.json, README.md and the results that a card needs into `root`; gives its results/."""
+    results = root / "results"
+    write(root / "config.json", RULE | {"num_hidden_layers": 4, "hidden_size": 8})
+    (root / "README.md").write_text(README)
+    write(results / "sts-stsb-test.json", sts(True))
+    write(results / "sts-stsb-test-teacher.json", sts(False, "t"))
+    write(results / "train-whole.json", run())
+    return results
+
+
+def write_optional(results: Path) -> None:
+    """Add another similarity set, retrieval, latency, peers and a picture."""
+    write(results / "sts-STS12-test.json", sts(True, name="STS12"))
+    write(results / "retrieval-scifact.json", retrieval())
+    write(results / "latency-cpu.json", latency())
+    write(results / "peers-cpu.json", peers())
+    (results / "peers-cpu.png").touch()
