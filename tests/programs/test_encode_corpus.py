@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from corpus_model import make_model
 from datasets import load_dataset
 from transformers import AutoTokenizer
 
@@ -29,28 +30,6 @@ ROWS = [
     for i in range(50)
 ]
 Run = Callable[..., str]
-
-
-def make_model(folder: Path, repo_root: Path, **fields: object) -> Path:
-    """A tiny model whose texts converge at several layers."""
-    torch.manual_seed(0)
-    config = LeapModel.config_class(
-        **{
-            "vocab_size": 30522,
-            "hidden_size": 32,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "intermediate_size": 64,
-            "max_position_embeddings": 64,
-            "initializer_range": 0.1,
-            "exit_threshold": 0.93,
-            "min_exit_layer": 2,
-            **fields,
-        }
-    )
-    LeapModel(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(repo_root).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
