@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-versions test-integrations app lint format clean
+.PHONY: help demo test test-slow test-versions test-integrations app card licences lint format clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -25,32 +25,42 @@ $(VENV)/.dev: requirements.txt requirements-runtime.txt requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
 	touch $@
 
-demo: $(VENV)/.demo ## encode sentences and show where each leaves: make demo TEXTS="one|two" or FILE=texts.txt
+demo: $(VENV)/.demo ## encode sentences, show what each costs: make demo TEXTS="one|two" or FILE=texts.txt
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/demo.py $(if $(TEXTS),--texts "$$TEXTS") $(if $(FILE),--file "$$FILE")
 
 lint: $(VENV)/.dev ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(VENV)/.dev ## let ruff mend what it can
+format: $(VENV)/.dev ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 test: lint ## lint, then the fast tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
+test-slow: $(VENV)/.dev ## the tests that take minutes; that of the wheel downloads packages
+	$(BIN)/python -m pytest -m slow
+
 test-versions: ## the model code with the oldest and the newest torch and transformers, a .venvs/ each
 	$(PYTHON) tests/versions.py
 
 # An environment apart: langchain-huggingface holds huggingface_hub below a major version that is out.
-$(VENV)-integrations/.done: requirements.txt requirements-app.txt requirements-integrations.txt
+$(VENV)-integrations/.done: requirements.txt requirements-app.txt requirements-runtime.txt requirements-integrations.txt
 	$(PYTHON) -m venv $(VENV)-integrations
 	$(VENV)-integrations/bin/python -m pip install --quiet --requirement requirements-integrations.txt
+	! command -v npm >/dev/null || npm install --silent --ignore-scripts --prefix $(VENV)-integrations @huggingface/transformers@4
 	touch $@
 
-test-integrations: $(VENV)-integrations/.done ## LEAP in mteb, LangChain, LlamaIndex, Chroma, fastembed; the page in Chromium
+test-integrations: $(VENV)-integrations/.done ## LEAP in other libraries and transformers.js; the page in Chromium
 	HF_HUB_OFFLINE=1 $(VENV)-integrations/bin/python -m pytest -m "integrations and not slow" \
 		tests/project/test_integrations.py tests/eval/quality/test_eval_mteb_model.py tests/leap/page/test_page_browser.py
+
+card: $(VENV)/.dev ## render the model card, docs/evidence.md and README's table from results/
+	$(BIN)/python -m eval card
+
+licences: $(VENV)/.dev ## list the licences of all packages in docs/licences.md; fails on one not accepted
+	$(BIN)/pip-licenses --output-file=docs/licences.md
 
 $(VENV)/.app: requirements.txt requirements-app.txt
 	$(PYTHON) -m venv $(VENV)

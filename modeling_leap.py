@@ -138,6 +138,12 @@ class LeapModel(BertModel):
             position_ids: (B, T) or (1, T), int64 or int32, as in BERT.
             inputs_embeds: (B, T, H) word embeddings, in the place of `input_ids`, of the model's dtype or a
                 narrower one.
+            encoder_hidden_states: of BertModel's signature, as are the next five. None.
+            encoder_attention_mask: None.
+            past_key_values: None: an encoder keeps no keys and values.
+            use_cache: None or False.
+            head_mask: None.
+            cache: None; `past_key_values` since transformers 5.24.
             exit_threshold: theta for this call, a number or a list of one a layer, as in `LeapConfig`; None
                 for full depth, "config" (the default) for the config's.
             min_exit_layer: l_min for this call; None for the config's.
@@ -149,12 +155,6 @@ class LeapModel(BertModel):
             output_attentions: return attention weights; None: as the config says. Needs the eager attention,
                 and no early exits.
             return_dict: False for a tuple of the fields that are there; None: as the config says.
-            head_mask: of BertModel's signature, as are the next five. None.
-            encoder_hidden_states: None.
-            encoder_attention_mask: None.
-            past_key_values: None: an encoder keeps no keys and values.
-            cache: None; its name since transformers 5.24.
-            use_cache: None or False.
 
         Raises:
             ValueError: an argument out of its range or of the wrong shape or type, before any layer runs.
@@ -189,7 +189,12 @@ class LeapModel(BertModel):
             input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids
         )
 
-        hidden = self._embed(input_ids, token_type_ids, position_ids, inputs_embeds)
+        hidden = self._embed(
+            input_ids=input_ids,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+        )
         batch = _Batch(
             hidden,
             mask=self.layer_mask(hidden, attention_mask),
@@ -302,39 +307,26 @@ class LeapModel(BertModel):
             if not inputs_embeds.detach().abs().amax() < largest:  # "not <", as NaN is neither
                 raise ValueError(f"inputs_embeds must be finite and below {largest:g} in magnitude")
 
-    def _embed(
-        self,
-        input_ids: Tensor | None,
-        token_type_ids: Tensor | None,
-        position_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-    ) -> Tensor:
+    def _embed(self, **inputs: Tensor | None) -> Tensor:
         """What the first layer takes, (B, T, H)."""
-        arguments = {
-            "input_ids": input_ids,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-        }
         if torch.compiler.is_compiling():
-            return self.embeddings(**arguments)
+            return self.embeddings(**inputs)
         try:
-            return self.embeddings(**arguments)
+            return self.embeddings(**inputs)
         except (IndexError, RuntimeError):
             # The lookup looks at every id anyway: asking which one only once it has failed costs nothing.
-            self._check_ids(input_ids, token_type_ids, position_ids)
+            self._check_ids(inputs)
             raise
 
-    def _check_ids(
-        self, input_ids: Tensor | None, token_type_ids: Tensor | None, position_ids: Tensor | None
-    ) -> None:
+    def _check_ids(self, inputs: dict[str, Tensor | None]) -> None:
         """Raise a ValueError that names ids out of their table, on the CPU."""
         config = self.config
-        for name, ids, limit, size in (
-            ("input_ids", input_ids, "vocab_size", config.vocab_size),
-            ("token_type_ids", token_type_ids, "type_vocab_size", config.type_vocab_size),
-            ("position_ids", position_ids, "max_position_embeddings", config.max_position_embeddings),
+        for name, limit, size in (
+            ("input_ids", "vocab_size", config.vocab_size),
+            ("token_type_ids", "type_vocab_size", config.type_vocab_size),
+            ("position_ids", "max_position_embeddings", config.max_position_embeddings),
         ):
+            ids = inputs[name]
             if ids is None or not ids.is_cpu:
                 continue
             outside = ids[(ids < 0) | (ids >= size)]

@@ -33,7 +33,7 @@ from leap.distill.release import model_card, write_model
 from leap.distill.students import Distilled, freeze_word_embeddings, make_student, parse_layer_starts
 from leap.distill.teacher import teacher_targets
 from leap.encode.checkpoint import check_tokenizer, check_weights, loading
-from leap.encode.encoder import find_model
+from leap.encode.encoder import Encoder, find_model
 from leap.errors import UsageError
 from leap.files import write_json
 from leap.publish.hub import push
@@ -77,7 +77,7 @@ def load_models(
         source, parse_layer_starts(options.student_layers) if options.student_layers else None
     )
     set_exit_rule(student.config, options, objective)  # reject an invalid exit rule before training
-    if not options.train_word_embeddings:
+    if options.freeze_word_embeddings:
         freeze_word_embeddings(student)
     teacher.config.exit_threshold = None
     return tokenizer, teacher.eval().requires_grad_(False), student
@@ -170,7 +170,7 @@ def train(options: TrainOptions, terms: ObjectiveConfig, ends: ExitStack) -> Non
         accelerator.init_trackers("leap", config={name: str(value) for name, value in run.items()})
     evaluation = None
     if sts and accelerator.is_main_process:
-        evaluation = Evaluation(teacher, tokenizer, sts, options.max_length)
+        evaluation = Evaluation(Encoder("teacher", teacher, tokenizer, options.max_length), sts)
 
     def batches(done: int) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
         """Texts and tokens of all processes, and this one's batch, for all batches after the first `done`.

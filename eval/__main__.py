@@ -28,9 +28,7 @@ COMMANDS = {
     "correctness": ("stress", "fast ways to run the model beside one text at a time, on real texts"),
     "endurance": ("stress", "an hour from several threads: memory, the same vectors, steady speed"),
     "survival": ("stress", "training and corpus encoding killed, short of disk, with damaged files"),
-    "ablation": ("studies", "which terms of the objective open the exits, in short runs"),
-    "baselines": ("studies", "LEAP beside other ways to distil, in short runs on the same texts"),
-    "seeds": ("studies", "a recipe trained over several seeds: mean and standard deviation"),
+    "ablation": ("studies", "variants of the recipe in short runs, over one seed or several"),
     "paper_l12": ("studies", "the paper's own protocol of 12 layers, beside its published figures"),
     "card": ("card", "model_card.md and docs/evidence.md from results/: a rendering, no evaluation"),
 }

@@ -38,7 +38,6 @@ class OfModel(Options):
     """Of an evaluation of a model in torch."""
 
     model: str = option(MODEL_HELP)
-    batch_size: int = option("texts a forward pass", 64)
     device: str | None = option("torch's name of a device; otherwise the GPU where there is one", None)
     trust_remote_code: bool = option(
         "run the modelling code that lies beside the checkpoint, not this tree's", False
@@ -47,7 +46,6 @@ class OfModel(Options):
     def __post_init__(self) -> None:
         """See `Options`."""
         super().__post_init__()
-        check_at_least(self, 1, "batch_size")
         find_model(self.model)
 
     def encoder(self) -> Encoder:
@@ -69,6 +67,18 @@ class BesideTeacher(OfModel):
     def teacher_encoder(self) -> Encoder:
         """The teacher, loaded."""
         return load_encoder(self.teacher, device=self.device, argument="--teacher")
+
+
+@dataclass(kw_only=True)
+class Batched:
+    """Of an evaluation that does not choose its batches itself; comes before the other classes of options."""
+
+    batch_size: int = option("texts a forward pass", 64)
+
+    def __post_init__(self) -> None:
+        """See `Options`."""
+        super().__post_init__()
+        check_at_least(self, 1, "batch_size")
 
 
 @dataclass(kw_only=True)

@@ -18,51 +18,6 @@ except ImportError as error:
     raise UsageError("--plot: needs matplotlib: pip install matplotlib") from error
 
 
-def plot_baselines(figures: dict[str, Any], title: str, *paths: Path) -> None:
-    """Draw Spearman over mean depth of every method: static cuts as lines, exits as bold markers.
-
-    Args:
-        figures: what `run_baselines` returns; error bars are a standard deviation over seeds.
-        title: of the picture.
-        *paths: files to write; the ending of each says of what kind.
-    """
-    figure, axes = plt.subplots(figsize=(7, 5.2), dpi=200)
-    axes.axhline(figures["teacher"]["test"], color="0.5", linestyle=":", linewidth=1, label="teacher")
-    shown = [figures["teacher"]["test"]]
-    for index, (name, method) in enumerate(figures["methods"].items()):
-        color, marker = f"C{index}", "oDsPXv^"[index % 7]
-        cuts, points = method["static_mean"], [point for point in method["exits_mean"] if point]
-        depths, values = [cut["layer"] for cut in cuts], [cut["spearman"] for cut in cuts]
-        axes.plot(depths, values, color=color, linewidth=0.9, marker=marker, markersize=3, alpha=0.7)
-        axes.errorbar(
-            [point["mean_exit_layer"] for point in points],
-            [point["spearman"] for point in points],
-            yerr=[point["spearman_sd"] or 0 for point in points],
-            color=color,
-            linestyle="none",
-            marker=marker,
-            markersize=7,
-            markeredgecolor="black",
-            markeredgewidth=0.6,
-            capsize=3,
-            label=name,
-        )
-        shown += values[2:] + [point["spearman"] for point in points if point["mean_exit_layer"] > 2.9]
-    # What is far below the rest would flatten it, as the first layers would: it is cut off.
-    top, bottom = max(shown), max(min(shown), figures["teacher"]["test"] - 0.1)
-    margin = 0.05 * (top - bottom) + 0.001
-    axes.set(
-        xlabel="mean layer at which a sentence leaves (small, on a line: cut at that layer)",
-        ylabel="Spearman correlation",
-        xlim=(1.9, None),
-        ylim=(bottom - margin, top + margin),
-        title=title,
-    )
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
-    save(figure, paths)
-
-
 def plot_peers(figures: dict[str, Any], title: str, *paths: Path) -> None:
     """Draw quality over latency of one text at a time, and the speedup of exits over the batch size.
 

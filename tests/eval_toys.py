@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from eval.quality.text_sets import RETRIEVAL, SIMILARITY
 from modeling_leap import LeapModel
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -93,3 +95,17 @@ def write_beir(folder: Path) -> Path:
 def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     with gzip.open(path, "wt", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def write_data(folder: Path) -> Path:
+    """Write a folder laid out as LEAP_DATA: pairs, retrieval sets and training lines."""
+    for path in SIMILARITY.values():
+        write_pairs(folder / path)
+    for name in RETRIEVAL.values():
+        write_beir(folder / "beir" / name)
+    drawn = random.Random(0)
+    (folder / "train").mkdir()
+    for kind in ("sentences", "passages"):
+        lines = [{"text": " ".join(drawn.choices(WORDS, k=9))} for _ in range(8000)]
+        _write_lines(folder / "train" / f"{kind}-00.jsonl.gz", lines)
+    return folder

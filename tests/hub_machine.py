@@ -1,11 +1,14 @@
 """A machine that knows the tests' Hub and has loaded nothing yet: what users start runs in its processes."""
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from fake_hub import WRITER, FakeHub
+from huggingface_hub import constants
 
 
 @dataclass
@@ -42,3 +45,22 @@ class Machine:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+
+def log_in(monkeypatch: pytest.MonkeyPatch, hub: FakeHub, token: str | None = WRITER) -> None:
+    """Make `hub` the Hub of this process, for uploads; what loads from a Hub needs a `Machine`.
+
+    Args:
+        monkeypatch: undoes it.
+        hub: the tests' Hub.
+        token: the login; None: there is none.
+    """
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    if token is not None:
+        monkeypatch.setenv("HF_TOKEN", token)

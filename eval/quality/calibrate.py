@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.frame import BesideTeacher
+from eval.frame import Batched, BesideTeacher
 from eval.quality.certificate import check_promise, passing, upper_bound
 from eval.quality.mixed import held_out_texts, mixed_texts
 from eval.quality.text_sets import data_folder
@@ -40,7 +40,7 @@ METHOD = (
 
 
 @dataclass(kw_only=True)
-class Options(BesideTeacher):
+class Options(Batched, BesideTeacher):
     """Options of this evaluation."""
 
     data: str = option(

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from configuration_leap import ExitThreshold
-from eval.frame import OfModel
+from eval.frame import Batched, OfModel
 from eval.report import Report
 from eval.speed.timing import in_turns
 from leap.arguments import check_at_least, option, threshold
@@ -25,7 +25,7 @@ SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
 
 
 @dataclass(kw_only=True)
-class Options(OfModel):
+class Options(Batched, OfModel):
     """Options of this evaluation."""
 
     data: str = option(

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.frame import BesideTeacher, Drawn
+from eval.frame import Batched, BesideTeacher, Drawn
 from eval.quality.cache import DEFAULT_CACHE, cached_embeddings, cached_paths
 from eval.quality.front_measure import (
     BOUNDS,
@@ -28,6 +28,7 @@ from eval.quality.front_measure import (
 )
 from eval.quality.front_rules import Rule, choose_bulk, front, leap_shares, strictest_theta
 from eval.quality.front_scores import retrieval_scores, similarity_scores
+from eval.quality.front_time import measure_time
 from eval.quality.mixed import held_out_texts
 from eval.quality.policies import resamples
 from eval.quality.ridge import Ridge, fit_ridge
@@ -44,7 +45,7 @@ from leap.text.sets import TextData
 
 
 @dataclass(kw_only=True)
-class Options(Drawn, BesideTeacher):
+class Options(Drawn, Batched, BesideTeacher):
     """Options of this evaluation."""
 
     data: Path | None = option(
@@ -58,6 +59,7 @@ class Options(Drawn, BesideTeacher):
     leap_share: float = option("share of those texts that has to leap by the default rule", 0.919)
     max_texts: int | None = option("texts of a set, to try it out; otherwise all", None)
     resamples: int = option("of the bootstrap", 300)
+    timings: int = option("rounds of timing on the mixed set; 0: measure no time", 0)
     seed: int = option("of all draws", 0)
     cache: Path = option("folder of embeddings", DEFAULT_CACHE)
 
@@ -65,6 +67,7 @@ class Options(Drawn, BesideTeacher):
         """See `eval.frame.Options`."""
         super().__post_init__()
         check_at_least(self, 1, "resamples")
+        check_at_least(self, 0, "timings")
         check_at_least(self, 50, "held_out", "max_texts")
         check_share(self, "leap_share")
         check_writable("--cache", self.cache.expanduser() / "embeddings")
@@ -174,8 +177,12 @@ def run(options: Options) -> Report:
         "max_texts": options.max_texts,
         "resamples": options.resamples,
         "chosen_on": chosen_on,
+        "time": None,
         "sets": sets,
     }
+    if options.timings:
+        how = {"rounds": options.timings, "batch_size": options.batch_size, "seed": options.seed}
+        figures["time"] = measure_time(bench.encoders, default, mixed.texts, **how)
     data = TextData(", ".join(names), checksum(sorted(names.items())))
     return Report(figures, _summary(figures), bench.encoders, data, options.seed)
 
@@ -245,20 +252,23 @@ def _summary(figures: dict[str, Any]) -> str:
         coin = rule["at_equal_layers"]["coin"]
         lines.append(
             f"  {name:<20}{ends_['full_depth']['mean']:>7.4f}{ends_['all_leap']['mean']:>7.4f}"
-            f"{rule['mean']:>9.4f}{rule['p99']:>7.3f}{rule['over_0.1']:>7.1%}{rule['layers']:>8.3f}"
+            f"{rule['mean']:>9.4f}{rule['p99']:>7.3f}{rule['over_10']:>7.1%}{rule['layers']:>8.3f}"
             f"{coin['mean']:>7.4f}{coin['p99']:>7.3f}{rho['s']:>8.2f}{rho['ridge']:>7.2f}"
         )
     lines.append("on the mixed set, at the layers of the default rule:")
     for name, rival in figures["sets"][MIXED]["default"]["at_equal_layers"].items():
         lines.append(
             f"  {name:<20} mean {rival['mean']:.4f}, p95 {rival['p95']:.3f}, p99 {rival['p99']:.3f}, "
-            f"over 0.1 {rival['over_0.1']:.1%}"
+            f"over 0.1 {rival['over_10']:.1%}"
         )
     for name, kind in figures["sets"][MIXED]["kinds"].items():
         lines.append(
             f"  {name:<20} full {kind['full_depth']['mean']:.4f}, leap {kind['all_leap']['mean']:.4f}, "
             f"rho(s) {kind['correlation']['s']:.2f}, ridge {kind['correlation']['ridge']:.2f}"
         )
+    for name, found in (figures["time"] or {}).items():
+        parts = ", ".join(f"{role} {ratio:.2f}" for role, ratio in found["speedup"].items())
+        lines.append(f"  speed against full depth, {name}: {parts}")
     for name, found in figures["sets"].items():
         for key in ("spearman", "ndcg@10"):
             if key in found:

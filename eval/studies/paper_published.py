@@ -7,20 +7,18 @@ PUBLISHED = {
     "STS-B, all-MiniLM-L12-v2": 0.831,
     "no L_exit": {
         "full_depth": 0.777,
-        "mean_exit_layer": 12.0,
-        "exited_soon": 0.0,
+        "layers_run": 12.0,
+        "soon": 0.0,
         "layer_ratio": 1.0,
         "cosine": {6: 0.162, 7: 0.215, 8: 0.285, 10: 0.547, 12: 1.0},
-        "exited": {6: 0.0, 7: 0.0, 8: 0.0, 10: 0.0, 12: 1.0},
     },
     "LEAP": {
         "with_exits": 0.760,
         "with_exits_sd": 0.006,
-        "mean_exit_layer": 6.7,
-        "exited_soon": 0.919,
+        "layers_run": 6.7,
+        "soon": 0.919,
         "layer_ratio": 1.80,
         "cosine": {6: 0.945, 7: 0.963, 8: 0.968, 10: 0.975, 12: 1.0},
-        "exited": {6: 0.389, 7: 0.919, 8: 0.976, 10: 0.995, 12: 1.0},
         # theta: Spearman, layer ratio, mean exit layer
         "thetas": {0.90: (0.756, 2.58, 4.6), 0.95: (0.763, 1.80, 6.7), 0.99: (0.762, 1.08, 11.1)},
         # batch size: full depth and early exit in ms, speedup

@@ -1,21 +1,61 @@
-"""Runs of train_leap.py as an evaluation needs them: each in a folder of its own, done once, resumed."""
+"""Runs of train_leap.py as a study needs them: each in a folder of its own, done once, resumed."""
 
-import argparse
 import json
 import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from leap.arguments import check_writable, numbers, positive
+from eval.frame import Options
+from leap.arguments import check_at_least, check_writable, option
+from leap.encode.encoder import find_model
 from leap.errors import UsageError
 from leap.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 DONE = "arguments.json"
-CHECKPOINT_STEPS = 100
+
+
+@dataclass(kw_only=True)
+class Trained(Options):
+    """Options of a study that trains."""
+
+    teacher: str = option("folder, Hub id, or package:NAME, as for train_leap.py")
+    texts: list[str] = option("texts to train on, as --data of train_leap.py")
+    max_tokens: float = option("tokens that each run sees")
+    training: str = option("further arguments of train_leap.py for all runs, in quotes", "")
+    folder: Path = option("of the runs; what is done is kept", Path("runs/studies"))
+    seeds: list[int] = option("of the runs", [0])
+    device: str | None = option("torch's name of a device to evaluate on", None)
+
+    def __post_init__(self) -> None:
+        """See `eval.frame.Options`."""
+        super().__post_init__()
+        self.texts = [self.texts] if isinstance(self.texts, str) else self.texts
+        check_at_least(self, 1, "max_tokens")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise UsageError(f"--seeds: {self.seeds} names a seed twice: give each once")
+        find_model(self.teacher, "--teacher")
+        check_writable("--folder", self.folder / DONE)
+
+    def trained(self, name: str, seed: int, arguments: Sequence[str]) -> Path:
+        """The folder of the model that `train_leap.py` makes of a run's own arguments.
+
+        Args:
+            name: of the run.
+            seed: of the run.
+            arguments: besides those that all runs share.
+
+        Raises:
+            UsageError: training ended with an error, which the message has, or the folder holds another run.
+        """
+        shared = ["--teacher", self.teacher, "--data", *self.texts, "--max_tokens", str(self.max_tokens)]
+        shared += ["--seed", str(seed), *shlex.split(self.training)]
+        folder = self.folder / f"{''.join(c if c.isalnum() else '-' for c in name)}-seed-{seed}"
+        return trained(folder, [*shared, *arguments])
 
 
 def trained(folder: Path, arguments: Sequence[str]) -> Path:
@@ -42,7 +82,7 @@ def trained(folder: Path, arguments: Sequence[str]) -> Path:
             )
         return model
     command = [sys.executable, str(ROOT / "train_leap.py"), *arguments, "--output_dir", str(folder)]
-    command += ["--resume", "--checkpoint_steps", str(CHECKPOINT_STEPS)]
+    command += ["--resume"]
     status, said = _watched(command)
     if status:
         reason = (said.strip().splitlines() or ["no word of why"])[-1]
@@ -60,45 +100,3 @@ def _watched(command: list[str]) -> tuple[int, str]:
             sys.stderr.flush()
             said = (said + chunk)[-10_000:]
     return process.returncode, said.decode(errors="replace")
-
-
-def add_training_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
-    """Add what an evaluation takes that trains; `folder` is the default of `--folder`."""
-    parser.add_argument(
-        "--teacher", required=True, help="folder, Hub id, or package:NAME, as for train_leap.py"
-    )
-    parser.add_argument("--data", required=True, nargs="+", help="texts, as for train_leap.py")
-    parser.add_argument("--max_steps", required=True, type=positive, help="optimizer steps of each run")
-    parser.add_argument(
-        "--training",
-        default="",
-        metavar="'ARGUMENTS'",
-        help="further arguments of train_leap.py for all runs, such as '--max_length 64 --student MODEL'",
-    )
-    parser.add_argument(
-        "--folder", type=Path, default=Path(folder), help="of the runs; what is done is kept (%(default)s)"
-    )
-    parser.add_argument("--seeds", type=numbers(int), default=[0], help="such as 0,1,2 (default: 0)")
-    parser.add_argument(
-        "--sts", default="stsb", help="pairs with the splits validation and test (%(default)s)"
-    )
-    parser.add_argument("--device", help="torch's name of a device to evaluate on (default: the GPU, if any)")
-    parser.add_argument("--output", type=Path, help="JSON file to write (default: none)")
-
-
-def check_training_arguments(args: argparse.Namespace) -> None:
-    """Find out before the work what is wrong with the arguments of `add_training_arguments`.
-
-    Raises:
-        UsageError: a seed given twice, or a place that cannot be written.
-    """
-    if len(set(args.seeds)) < len(args.seeds):
-        raise UsageError(f"--seeds: {args.seeds} names a seed twice: give each once")
-    check_writable("--output", args.output)
-    check_writable("--folder", args.folder / DONE)
-
-
-def common_arguments(args: argparse.Namespace, seed: int) -> list[str]:
-    """What all runs of a seed are given."""
-    said = ["--teacher", args.teacher, "--data", *args.data, "--max_steps", str(args.max_steps)]
-    return [*said, "--seed", str(seed), *shlex.split(args.training)]

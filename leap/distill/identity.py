@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from leap.distill.objective import ObjectiveConfig
 from leap.distill.options import TrainOptions
-from leap.text.tokens import TokenRows, tokenizer_digest
+from leap.text.tokens import TokenRows, tokenizer_sha256
 
 
 def run_identity(
@@ -43,7 +43,7 @@ def run_identity(
         "texts_sha256": _digest(rows.ids, rows.offsets, texts),
         "teacher_sha256": weights_digest(teacher),
         "student_sha256": weights_digest(student),
-        "tokenizer_sha256": tokenizer_digest(tokenizer),
+        "tokenizer_sha256": tokenizer_sha256(tokenizer),
     }
 
 

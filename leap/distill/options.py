@@ -15,7 +15,7 @@ from leap.distill.objective import ObjectiveConfig
 from leap.distill.recipes import PRESETS, RECIPES
 from leap.distill.students import parse_layer_starts
 from leap.publish.hub import check_push
-from leap.text.tokens import TextSource
+from leap.text.reading import TextSource
 
 
 def _option(default: Any, text: str) -> Any:
@@ -45,7 +45,7 @@ class TrainOptions:
     student_layers: str | None = _option(
         None, "one item a layer: N copies layer N, Na,Nf its two halves; such as 1,5,6; none: all in order"
     )
-    train_word_embeddings: bool = _option(False, "train the word embeddings too")
+    freeze_word_embeddings: bool = _option(False, "keep the word embeddings as they are")
     landing_layer: int | None = _option(
         None, "layer that converged texts go on with; none: the last but one (paper: they leave the network)"
     )

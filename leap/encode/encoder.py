@@ -87,6 +87,23 @@ class Encoder:
             "layers": self.depth,
             "hidden_size": self.model.config.hidden_size,
             "max_length": self.max_length,
+            "exit_rule": self.rule_in_force(),
+        }
+
+    def rule_in_force(self, exit_threshold: ExitThreshold | Literal["config"] = "config") -> dict[str, Any]:
+        """All that says which layers a text runs: the fields of the config, with the threshold of a call.
+
+        Raises:
+            UsageError: a threshold out of its range.
+        """
+        theta, first_layer, patience = self.exit_rule(exit_threshold)
+        config = self.model.config
+        return {
+            "exit_threshold": theta,
+            "min_exit_layer": first_layer,
+            "exit_patience": patience,
+            "landing_layer": getattr(config, "landing_layer", None),  # unknown to older code beside a model
+            "max_exit_layer": getattr(config, "max_exit_layer", None),
         }
 
 

@@ -78,11 +78,11 @@ def distances(embeddings: FloatArray, reference: FloatArray) -> FloatArray:
     return np.clip(1 - np.nan_to_num(cosines, nan=0.0), 0, 2)
 
 
-STATISTICS = ("mean", "p95", "p99", "over_0.05", "over_0.1", "over_0.2")
+STATISTICS = ("mean", "p95", "p99", "over_05", "over_10", "over_20")
 
 
 def error_statistics(errors: FloatArray, weights: FloatArray | None = None) -> dict[str, float]:
-    """What `STATISTICS` name of a distribution of errors: its mean, two quantiles, and shares above a bound.
+    """`STATISTICS` of a distribution of errors: mean, two quantiles, and the shares above 0.05, 0.1 and 0.2.
 
     Args:
         errors: (N,) errors.

@@ -19,7 +19,7 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from leap.files import atomic_write
-from leap.text.tokens import TextSource, iterate_texts
+from leap.text.reading import TextSource, iterate_texts
 
 WORD = re.compile(r"[^\W\d_][\w'-]*")
 # Capitalised words in a row, and not at the start of a sentence, where any word is capitalised.

@@ -129,6 +129,8 @@ def load_retrieval(source: str, split: str = "test") -> RetrievalData:
     Raises:
         UsageError: there is no such set, or its content is not of that form.
     """
+    if file_format(source):
+        raise UsageError(f"--data: {source!r} is a file: give a folder in BEIR's layout, or a set's name")
     root, name = _data_root(), f"{source}/{split}"
     folders = [Path(source)] + ([root / "beir" / source] if root else [])
     folder = next((folder for folder in folders if folder.is_dir()), None)

@@ -1,4 +1,4 @@
-"""Texts to batches: tokenised once into a memory-mapped cache, batched by length."""
+"""Texts to token ids, once: a memory-mapped cache that depends on all that the ids depend on."""
 
 import hashlib
 import itertools
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -16,13 +15,6 @@ from leap.errors import UsageError
 from leap.folders import write_folder
 from leap.text.holdout import ONE_IN, held_out
 from leap.text.reading import TextSource, iterate_texts
-
-__all__ = [
-    "TextSource", "TokenCache", "TokenRows", "batch_loader", "draw_texts", "iterate_texts",
-    "length_grouped_batches", "tokenizer_digest",
-]  # fmt: skip
-
-BUCKET = 50  # global batches among which texts are sorted by length: less padding, order still random
 
 
 class TokenRows:
@@ -70,7 +62,7 @@ class TokenRows:
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
 
 
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
     """Checksum of all that the ids of a text depend on, but the length it is cut to."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     # What the last call asked for is in there too.
@@ -114,7 +106,7 @@ class TokenCache(TokenRows):
             UsageError: the sources have no text, or one cannot be read.
         """
         sources_now = [source.fingerprint() for source in sources]
-        key = json.dumps([sources_now, max_length, ONE_IN, tokenizer_digest(tokenizer)])
+        key = json.dumps([sources_now, max_length, ONE_IN, tokenizer_sha256(tokenizer)])
         folder = cache_dir / f"tokens-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         if folder.exists():
             return cls(folder)
@@ -141,85 +133,3 @@ def draw_texts(texts: Sized, max_texts: int | None, seed: int) -> np.ndarray:
     if max_texts is None or max_texts >= len(texts):
         return np.arange(len(texts))
     return np.sort(np.random.default_rng(seed).choice(len(texts), max_texts, replace=False))
-
-
-def length_grouped_batches(
-    lengths: np.ndarray, batch_size: int, seed: int, epoch: int, processes: int = 1, process: int = 0
-) -> list[np.ndarray]:
-    """The batches of one process in one epoch: texts of like length together, batches in random order.
-
-    The same arguments give the same batches, so a run is resumed by leaving out those it has done. Processes
-    draw theirs from one global batch, so that none waits for another's longer texts; what does not fill a
-    global batch waits for the next epoch's shuffle.
-
-    Args:
-        lengths: tokens of each text.
-        batch_size: texts of one process's batch.
-        seed: of the run.
-        epoch: from 0; each has a shuffle of its own.
-        processes: how many there are.
-        process: which one this is.
-    """
-    rng = np.random.default_rng([seed, epoch])
-    together = batch_size * processes
-    order = rng.permutation(len(lengths))
-    order = order[: len(order) // together * together]
-    bucket = together * BUCKET
-    order = np.concatenate(
-        [
-            part[np.argsort(lengths[part], kind="stable")]
-            for part in (order[i : i + bucket] for i in range(0, len(order), bucket))
-        ]
-    )
-    batches = order.reshape(-1, processes, batch_size)
-    return list(batches[rng.permutation(len(batches)), process])
-
-
-class _Batches(torch.utils.data.Dataset):
-    """Whole batches as items: collating costs one vectorised call, in a worker where there are any."""
-
-    def __init__(
-        self,
-        cache: TokenCache,
-        texts: np.ndarray,
-        batches: list[np.ndarray],
-        pad_id: int,
-        multiple: int,
-        targets: np.ndarray | None,
-    ) -> None:
-        self.cache, self.texts, self.batches, self.targets = cache, texts, batches, targets
-        self.pad_id, self.multiple = pad_id, multiple
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        rows = self.batches[index]
-        batch = self.cache.batch(self.texts[rows], self.pad_id, self.multiple)
-        if self.targets is not None:
-            batch["teacher"] = torch.from_numpy(self.targets[rows].astype(np.float32))
-        return batch
-
-
-def batch_loader(
-    cache: TokenCache,
-    texts: np.ndarray,
-    batches: list[np.ndarray],
-    pad_id: int,
-    targets: np.ndarray | None = None,
-    workers: int = 0,
-    cuda: bool = False,
-) -> DataLoader:
-    """Batches in the order given: `input_ids`, `attention_mask`; from `targets`, `teacher` (B, H) float32.
-
-    Args:
-        cache: where the texts are.
-        texts: (N,) indices into the cache of the texts trained on.
-        batches: for each batch its rows among those N.
-        pad_id: the tokenizer's.
-        targets: (N, H) teacher embeddings, where they are stored.
-        workers: processes that prepare batches ahead; 0 for none.
-        cuda: pin the memory and pad to multiples of 8, which its matrix units like.
-    """
-    dataset = _Batches(cache, texts, batches, pad_id, 8 if cuda else 1, targets)
-    return DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, pin_memory=cuda)

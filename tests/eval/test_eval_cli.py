@@ -90,7 +90,10 @@ def test_retrieval(toy: dict[str, str], capsys: pytest.CaptureFixture[str]) -> N
             "--exit_threshold: must be a number, none",
         ),
         ("sts --model {model} --batch_size 0", "--batch_size: must be at least 1, got 0"),
-        ("retrieval --model {model} --data {pairs}", "--data: cannot load"),
+        (
+            "retrieval --model {model} --data {pairs}",
+            "--data: '{pairs}' is a file: give a folder",
+        ),
         ("retrieval --model {model} --data {beir} --teacher no", "--teacher: 'no' is neither"),
         ("retrieval --model {model} --data {beir} --teacher_documents_only", "give --teacher"),
     ],

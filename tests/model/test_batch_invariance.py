@@ -63,15 +63,19 @@ def padded(rows: list[list[int]], extra: int = 0) -> dict[str, Tensor]:
     return {"input_ids": torch.stack(ids), "attention_mask": torch.stack(mask)}
 
 
-def cosines_by_layer(model: LeapModel, token_ids: list[list[int]], patience: int) -> Tensor:
-    """(texts, L - k) cosines s_l of the layers l = k + 1 .. L, from full depth, similar lengths together."""
+def cosines_by_layer(model: LeapModel, token_ids: list[list[int]]) -> Tensor:
+    """(texts, L) cosines s_l in column l - 1, from full depth, similar lengths together; NaN where l < k."""
+    patience = model.config.exit_patience
     order = sorted(range(len(token_ids)), key=lambda i: len(token_ids[i]))
-    cosines = torch.empty(len(token_ids), model.config.num_hidden_layers - patience)
+    cosines = torch.full((len(token_ids), model.config.num_hidden_layers), torch.nan)
     for start in range(0, len(order), 64):
         chosen = order[start : start + 64]
-        batch = padded([token_ids[i] for i in chosen])
-        layers = model(**batch, output_layer_embeddings=True).layer_embeddings[:, 1:]
-        cosines[chosen] = cosine_similarity(layers[:, patience:], layers[:, :-patience], dim=-1)
+        layers = model(
+            **padded([token_ids[i] for i in chosen]), output_layer_embeddings=True
+        ).layer_embeddings
+        cosines[chosen, patience - 1 :] = cosine_similarity(
+            layers[:, patience:], layers[:, :-patience], dim=-1
+        )
     return cosines
 
 
@@ -82,42 +86,39 @@ def dividing_threshold(cosines: torch.Tensor) -> float:
     return float(candidates[near.argmin()])
 
 
-# How many layers texts leave at, at least: by the rule of the config it may be one, which tries little.
+# At how many layers texts leave or end, at least; by the rule of the config it may be one.
 @pytest.mark.parametrize(
-    ("kind", "layers_left_at"),
-    [("config", 1), ("stricter", 2), ("spread", 4)],
-    ids=["as configured", "theta 0.95", "many leave at each of three layers"],
+    ("kind", "places"),
+    [("config", 1), ("leaves", 4), ("lands", 4)],
+    ids=["as configured", "many leave at each of three layers", "many leap from each of three layers"],
 )
 @torch.inference_mode()
 def test_same_result_alone_and_in_any_company(
-    model: LeapModel, token_ids: list[list[int]], kind: str, layers_left_at: int
+    model: LeapModel, token_ids: list[list[int]], kind: str, places: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each text alone, then in shuffled batches with others and with padding to spare."""
-    theta, first, patience = model.config.resolve_exit_rule()
-    depth = model.config.num_hidden_layers
-    cosines = cosines_by_layer(model, token_ids, patience)
-    if kind == "stricter":
-        theta = 0.95
-    elif theta is None or kind == "spread":
-        first = patience + 1
-        middle = [dividing_threshold(column) for column in cosines.T[:3]]
-        theta = [None] * patience + middle + [None] * (depth - patience - len(middle))
-    rule = {"exit_threshold": theta, "min_exit_layer": first}
-    thetas = theta if isinstance(theta, list) else [theta] * depth
-    thetas = torch.tensor([2.0 if t is None else t for t in thetas])  # 2: no cosine is near it
+    config = model.config
+    depth, patience = config.num_hidden_layers, config.exit_patience
+    cosines = cosines_by_layer(model, token_ids)
+    if kind != "config":
+        three = range(patience, patience + 3)
+        thetas = [dividing_threshold(cosines[:, n - 1]) if n in three else None for n in range(1, depth + 1)]
+        fields = {"exit_threshold": thetas, "min_exit_layer": patience, "max_exit_layer": None}
+        for name, value in (fields | {"landing_layer": patience + 4 if kind == "lands" else None}).items():
+            monkeypatch.setattr(config, name, value)
 
-    alone = [model(torch.tensor([row]), **rule) for row in token_ids]
+    alone = [model(torch.tensor([row])) for row in token_ids]
     exits = torch.cat([output.exit_layer for output in alone])
-    layers = torch.arange(patience + 1, depth + 1)
-    tested = (layers >= first) & (layers < depth) & (layers <= exits.unsqueeze(1))
-    near = ((cosines - thetas[patience:]).abs() <= NEAR_THETA).logical_and(tested).any(dim=1)
+    near = torch.zeros(len(exits), dtype=torch.bool)
+    for layer, theta in config.exit_thresholds().items():
+        near |= ((cosines[:, layer - 1] - theta).abs() <= NEAR_THETA) & (layer <= exits)
 
     order = torch.randperm(TEXTS, generator=torch.Generator().manual_seed(7)).tolist()
     differing: list[int] = []
     worst_embedding = worst_state = 0.0
     for number, start in enumerate(range(0, TEXTS, BATCH)):
         chosen = order[start : start + BATCH]
-        output = model(**padded([token_ids[i] for i in chosen], extra=number % 8), **rule)
+        output = model(**padded([token_ids[i] for i in chosen], extra=number % 8))
         for row, i in enumerate(chosen):
             if output.exit_layer[row] != exits[i]:
                 differing.append(i)
@@ -130,11 +131,11 @@ def test_same_result_alone_and_in_any_company(
 
     histogram = torch.bincount(exits, minlength=depth + 1)[1:].tolist()
     print(  # noqa: T201 (shown by pytest -s, and with a failure)
-        f"theta {theta} from layer {first}, exits by layer {histogram}; {int(near.sum())} of {TEXTS} "
-        f"texts within {NEAR_THETA} of theta, {len(differing)} left elsewhere in company; "
+        f"theta by layer {config.exit_thresholds()}, exits by layer {histogram}; {int(near.sum())} of "
+        f"{TEXTS} texts within {NEAR_THETA} of theta, {len(differing)} left elsewhere in company; "
         f"largest difference: embedding {worst_embedding:.1e}, state {worst_state:.1e}"
     )
-    assert sum(count > 0 for count in histogram) >= layers_left_at, "of too few layers to tell"
+    assert sum(count > 0 for count in histogram) >= places, "of too few layers to tell"
     assert all(near[i] for i in differing)
     assert near.float().mean() <= 0.02
     assert worst_embedding <= TOLERANCE

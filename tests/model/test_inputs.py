@@ -237,8 +237,11 @@ def test_attentions_of_calls_at_the_same_time(make_tiny_model: MakeModel) -> Non
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_threads_get_what_one_gets(make_tiny_model: MakeModel, tiny_batch: dict[str, Tensor]) -> None:
-    model = make_tiny_model(exit_threshold=0.5, min_exit_layer=2)
+@pytest.mark.parametrize("landing", [None, 5])
+def test_threads_get_what_one_gets(
+    make_tiny_model: MakeModel, tiny_batch: dict[str, Tensor], landing: int | None
+) -> None:
+    model = make_tiny_model(exit_threshold=0.5, min_exit_layer=2, landing_layer=landing)
     batches = [{name: tensor[:rows] for name, tensor in tiny_batch.items()} for rows in (1, 3, 8, 16)]
     with torch.inference_mode():
         expected = [model(**batch) for batch in batches]

@@ -1,6 +1,7 @@
 """A text longer than the model takes gives one vector, whichever program reads the checkpoint."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -136,3 +137,10 @@ def test_the_repository_itself(repo_root: Path, tmp_path: Path) -> None:
     ids = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(text).ids
     assert len(ids) == 256
     assert AutoTokenizer.from_pretrained(tmp_path)(text, truncation=True)["input_ids"] == ids
+
+
+def test_the_readme_cuts_texts(repo_root: Path) -> None:
+    """A tokenizer of transformers cuts nothing unless it is told to, whatever length its files state."""
+    calls = re.findall(r"tokenizer\(.*padding=True.*", (repo_root / "README.md").read_text())
+    assert calls
+    assert all("truncation=True" in call for call in calls)

@@ -63,8 +63,8 @@ def full_depth(model: torch.nn.Module, batch: Batch) -> Tensor:
 
 @pytest.fixture
 def exiting_model(make_tiny_model: MakeModel) -> LeapModel:
-    """A random model whose rows leave at different layers by its config."""
-    return make_tiny_model(exit_threshold=0.5, min_exit_layer=2, num_hidden_layers=5)
+    """A random model whose rows leap from different layers by its config."""
+    return make_tiny_model(exit_threshold=0.5, min_exit_layer=2, landing_layer=5, num_hidden_layers=5)
 
 
 def test_saved_folder_is_complete(exiting_model: LeapModel, tmp_path: Path, repo_root: Path) -> None:

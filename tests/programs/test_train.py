@@ -212,7 +212,7 @@ def test_two_processes_do_what_one_does(work: Path, repo_root: Path, arguments: 
 
 def test_paper_recipe_float16_and_tracker(run: Run) -> None:
     arguments = ["--recipe", "paper", "--save_dtype", "float16", "--report_to", "tensorboard"]
-    folder = run("paper", *arguments, "--train_word_embeddings", "--max_tokens", "100")
+    folder = run("paper", *arguments, "--max_tokens", "100")
     assert list((folder / "leap").glob("events.out.tfevents*"))
     assert {tensor.dtype for tensor in weights(folder).values()} == {torch.float16}
     model = AutoModel.from_pretrained(folder / "model", trust_remote_code=True)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,12 +10,16 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from eval_toys import RULE, save_toy
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from transformers import AutoModel, AutoTokenizer
 
 from leap.distill.release import model_card
+from leap.encode.encoder import encode, load_encoder
 from modeling_leap import LeapModel
 
 MakeModel = Callable[..., LeapModel]
@@ -211,49 +216,37 @@ def test_what_pinning_means(call: str, count: int) -> None:
     assert len(list(unpinned(f"Text.\n\n```python\nmodel = {call}\n```\n"))) == count
 
 
-OFFLINE = """
-import socket, sys
-asked = []
-def refuse(*arguments, **_more):
-    asked.append(arguments)
-    raise OSError("no network here")
-socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
-try:
-    socket.create_connection(("127.0.0.1", 9))
-except OSError:
-    pass
-assert asked, "the trap does not work"
-asked.clear()
+def test_offline_nothing_is_fetched(
+    make_tiny_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(save_toy(tmp_path / "tiny", make_tiny_model(**RULE)))
+    asked: list[object] = []
 
-import numpy, torch
-from transformers import AutoModel, AutoTokenizer
-from leap.encode.encoder import encode, load_encoder
+    def refuse(*arguments: object, **_more: object) -> None:
+        asked.append(arguments)
+        raise OSError("no network here")
 
-folder, texts = sys.argv[1], ["a cat sat", "a dog"]
-encoders = [load_encoder(folder, device="cpu", trust_remote_code=trust) for trust in (False, True)]
-found = [encode(encoder, texts).embeddings for encoder in encoders]
-tokens = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
-tokens.pop("token_type_ids", None)
-model = AutoModel.from_pretrained(folder, trust_remote_code=True, use_safetensors=True).eval()
-with torch.inference_mode():
-    found.append(model(**tokens).sentence_embedding.numpy())
-assert all(numpy.allclose(found[0], other, atol=1e-5) for other in found)
-assert not asked, asked
-try:  # and what is not here is refused, not looked for
-    AutoModel.from_pretrained("owner/name", trust_remote_code=True)
-    sys.exit("loaded a model that is nowhere")
-except OSError:
-    assert not asked, asked
-"""
+    for owner, name in ((socket.socket, "connect"), (socket.socket, "connect_ex"), (socket, "getaddrinfo")):
+        monkeypatch.setattr(owner, name, refuse)
+    with pytest.raises(OSError, match="no network here"):
+        socket.create_connection(("127.0.0.1", 9))
+    assert asked, "the trap does not work"
+    asked.clear()
 
-
-def test_offline_nothing_is_fetched(make_tiny_model: MakeModel, tmp_path: Path, repo_root: Path) -> None:
-    folder = save_toy(tmp_path / "toy", make_tiny_model(**RULE))
     # conftest.py has set HF_HUB_OFFLINE=1.
-    done = subprocess.run(
-        [sys.executable, "-c", OFFLINE, folder], cwd=repo_root, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    texts = ["a cat sat", "a dog"]
+    encoders = [load_encoder(folder, device="cpu", trust_remote_code=trust) for trust in (False, True)]
+    found = [encode(encoder, texts).embeddings for encoder in encoders]
+    tokens = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    tokens.pop("token_type_ids", None)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True, use_safetensors=True).eval()
+    with torch.inference_mode():
+        found.append(model(**tokens).sentence_embedding.numpy())
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=1e-5)
+    with pytest.raises(OSError):  # what is not here is refused, not looked for
+        AutoModel.from_pretrained("owner/name", trust_remote_code=True)
+    assert not asked
 
 
 def test_the_package_has_the_bounds_of_the_requirements(repo_root: Path) -> None:

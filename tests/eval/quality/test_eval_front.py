@@ -1,6 +1,5 @@
 """`front`: thresholds and rivals on texts of known errors, and the whole command on tiny models and sets."""
 
-import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -149,24 +148,10 @@ def test_ridge_finds_a_line_and_no_line_in_noise() -> None:
     assert abs(np.corrcoef(predicted, noise)[0, 1]) < 0.1
 
 
-def write_lines(path: Path, rows: list[dict[str, str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with gzip.open(path, "wt") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-
-
 @pytest.fixture
 def command(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> list[str]:
     """A command line on tiny models and a tiny folder of data."""
-    data = tmp_path / "data"
-    for path in SIMILARITY.values():
-        eval_toys.write_pairs(data / path)
-    for name in RETRIEVAL.values():
-        eval_toys.write_beir(data / "beir" / name)
-    random = np.random.default_rng(0)
-    for kind in ("sentences", "passages"):
-        lines = [" ".join(random.choice(eval_toys.WORDS, size=9)) for _ in range(8000)]
-        write_lines(data / "train" / f"{kind}-00.jsonl.gz", [{"text": line} for line in lines])
+    data = eval_toys.write_data(tmp_path / "data")
     models = {
         "model": make_tiny_model(**RELEASE, exit_threshold=0.3),
         "teacher": make_tiny_model(),  # of the same weights, so that full depth is exact
@@ -177,7 +162,16 @@ def command(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> list[s
     return [
         *("front", "--model", paths["model"], "--teacher", paths["teacher"], "--data", str(data)),
         *("--student3", paths["three"], "--student4", paths["four"], "--max_texts", "60", "--held_out", "60"),
-        *("--resamples", "20", "--cache", str(tmp_path / "cache"), "--output", str(tmp_path / "front.json")),
+        *(
+            "--resamples",
+            "20",
+            "--timings",
+            "1",
+            "--cache",
+            str(tmp_path / "cache"),
+            "--output",
+            str(tmp_path / "front.json"),
+        ),
     ]
 
 
@@ -215,6 +209,9 @@ def test_the_command(command: list[str], tmp_path: Path, capsys: pytest.CaptureF
         == scores["over_own"]["full_depth"]
     )
     assert set(figures["sets"]["mixed"]["kinds"]) >= {"sentences", "passages", "queries", "code", "languages"}
+    for found in figures["time"].values():
+        assert list(found["speedup"]) == ["all_leap", "rule", "full_depth", "teacher", "student3", "student4"]
+        assert found["speedup"]["full_depth"] == 1
     printed = capsys.readouterr().out
     assert "on the mixed set, at the layers of the default rule" in printed
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")

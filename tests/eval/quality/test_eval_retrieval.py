@@ -86,7 +86,9 @@ def test_the_settings_take_the_right_sides(encoders: dict[str, Encoder], tmp_pat
     assert found == {name: pytest.approx(row) for name, row in wanted.items()}
 
     left = {side: encode(model, texts[side]).layers_run.mean() for side in texts}
-    depths = {name: (row["query_layers"], row["document_layers"]) for name, row in rows.items()}
+    depths = {
+        name: (row["mean_query_layers_run"], row["mean_document_layers_run"]) for name, row in rows.items()
+    }
     assert depths == {
         "teacher": (None, None),
         "full_depth": (6, 6),

@@ -32,14 +32,16 @@ def test_figures_are_those_of_the_model_itself(folder: Path, tmp_path: Path) -> 
 
     for path in figures["paths"]:  # of the paper's form: a text leaves there
         assert path["spearman"] == score(max_layers=path["test_layer"], exit_threshold=None)
-        assert path["layers"] == path["test_layer"]
+        assert path["mean_layers_run"] == path["test_layer"]
     assert [path["test_layer"] for path in figures["paths"]] == [2, 3, 4, 5]
     assert figures["full_depth"]["spearman"] == score(exit_threshold=None)
     exits = figures["exits"]
     assert exits["spearman"] == score()
-    assert exits["exit_threshold"] == eval_toys.RULE["exit_threshold"]
+    rule = {"exit_patience": 1, "landing_layer": None, "max_exit_layer": None}
+    assert exits | eval_toys.RULE | rule == exits
+    assert exits["mean_exit_layer"] == exits["mean_layers_run"]
     found = encode(encoder, data.first + data.second)
-    assert exits["layers"] == pytest.approx(found.layers_run.mean())
+    assert exits["mean_layers_run"] == pytest.approx(found.layers_run.mean())
     assert exits["leap_share"] == pytest.approx((found.exit_layers < 6).mean())
     assert len(np.unique(found.exit_layers)) > 1
 
@@ -49,14 +51,18 @@ def test_a_model_that_leaps(make_tiny_model: Callable[..., LeapModel], tmp_path:
     encoder = load_encoder(str(eval_toys.save_toy(tmp_path / "toy", model)))
     figures = evaluate_sts(encoder, load_sts(str(eval_toys.write_pairs(tmp_path / "pairs.csv"))))
     (path,) = figures["paths"]
-    assert (path["test_layer"], path["layers"], figures["full_depth"]["layers"]) == (1, 3, 6)
+    assert (path["test_layer"], path["mean_layers_run"], figures["full_depth"]["mean_layers_run"]) == (
+        1,
+        3,
+        6,
+    )
     assert figures["exits"]["spearman"] == pytest.approx(path["spearman"])
     assert figures["exits"]["leap_share"] == 1
 
 
 def test_the_rule_can_be_overridden_and_is_checked(folder: Path, tmp_path: Path) -> None:
     encoder, data = load_encoder(str(folder)), load_sts(str(eval_toys.write_pairs(tmp_path / "pairs.csv")))
-    assert evaluate_sts(encoder, data, exit_threshold=-0.99)["exits"]["layers"] == 2
+    assert evaluate_sts(encoder, data, exit_threshold=-0.99)["exits"]["mean_layers_run"] == 2
     assert evaluate_sts(encoder, data, exit_threshold=None)["exits"] is None
     with pytest.raises(UsageError, match=r"^--exit_threshold must be"):
         evaluate_sts(encoder, data, exit_threshold=1.5)

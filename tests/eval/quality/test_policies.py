@@ -18,7 +18,7 @@ def test_a_rule_costs_and_errs_as_its_texts_do() -> None:
     assert found["layers"] == 4.5
     assert found["token_layers"] == (60 + 60 + 90 + 240) / 4
     assert found["mean"] == pytest.approx((0.04 + 0.1 + 0.2 + 0.03) / 4)
-    assert (found["p99"], found["over_0.05"], found["over_0.1"], found["over_0.2"]) == (0.2, 0.5, 0.25, 0.0)
+    assert (found["p99"], found["over_05"], found["over_10"], found["over_20"]) == (0.2, 0.5, 0.25, 0.0)
 
 
 @pytest.mark.parametrize(("budget", "wanted"), [(3, 0.25), (4.5, 0.1375), (6, 0.025), (2, 0.25), (7, 0.025)])

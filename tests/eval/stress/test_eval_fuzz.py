@@ -36,6 +36,13 @@ def test_calls_of_every_kind(subject: Subject) -> None:
     assert all(tally["exit_histogram"][1:]), "the test needs rows that leave at every layer"
 
 
+def test_a_model_with_a_landing_layer() -> None:
+    subject = tiny_subject(toy_tokenizer(), seed=0, landing_layer=4, min_exit_layer=1)
+    tally = fuzz(subject, len(RIGHT) + len(WRONG), seed=1).to_json()
+    assert tally["first_failures"] == []
+    assert {1, 2, 4} == {layer for layer, count in enumerate(tally["exit_histogram"], start=1) if count}
+
+
 def test_the_same_seed_draws_the_same(subject: Subject) -> None:
     for kind, draw in RIGHT.items():
         one, two = (draw(subject, np.random.default_rng((3, 5))) for _ in range(2))
@@ -47,13 +54,13 @@ Break = Callable[[pytest.MonkeyPatch], None]
 
 
 def _unsorted_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    gather = _Batch.gather
+    join = _Batch.join
 
-    def broken(self: _Batch, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        hidden, pooled, exits = gather(self, number)
-        return hidden, pooled.flip(0), exits
+    def broken(self: _Batch) -> None:
+        join(self)
+        self.hidden = self.hidden.flip(0)
 
-    monkeypatch.setattr(_Batch, "gather", broken)
+    monkeypatch.setattr(_Batch, "join", broken)
 
 
 def _late_exit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,5 +127,6 @@ def test_command(make_tiny_model: MakeModel, tmp_path: Path) -> None:
     command = ["fuzz", "--model", str(folder), "--calls", "70", "--tiny_calls", "40", "--output", str(output)]
     assert main(command) == 0
     figures = json.loads(output.read_text())["figures"]
-    assert (figures["model"]["calls"], figures["tiny"]["calls"]) == (70, 40)
-    assert figures["model"]["failures"] == figures["tiny"]["failures"] == 0
+    calls = {"model": 70, "tiny": 40, "tiny_landing": 40}
+    assert {name: figures[name]["calls"] for name in calls} == calls
+    assert not any(figures[name]["failures"] for name in calls)

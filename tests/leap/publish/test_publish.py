@@ -1,14 +1,17 @@
 """`python -m leap.publish` against a Hub on 127.0.0.1: what it releases and refuses, what a break leaves.
 
-As in test_hub.py, what speaks with the Hub runs in a process of its own.
+What loads from the Hub, or is killed, runs in a process of its own.
 """
 
 import hashlib
+import io
 import json
 import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import eval_toys
@@ -18,7 +21,7 @@ import pytest
 import tiny_results
 import torch
 from fake_hub import READER, WRITER, FakeHub
-from hub_machine import Machine
+from hub_machine import Machine, log_in
 from onnx import TensorProto, helper
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -98,17 +101,32 @@ def hub() -> Iterator[FakeHub]:
         yield hub
 
 
+@dataclass(frozen=True)
+class Said:
+    """How a call of the program ended, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+def publish(hub: FakeHub, *arguments: object, token: str = WRITER) -> Said:
+    """Call the program in this process, logged in at the tests' Hub."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        log_in(patch, hub, token)
+        patch.setattr("time.sleep", lambda _seconds: None)  # the client waits longer before each attempt
+        status = main([str(argument) for argument in arguments])
+    return Said(status, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture(scope="module")
-def published(
-    hub: FakeHub, whole_tree: Path, tmp_path_factory: pytest.TempPathFactory, repo_root: Path
-) -> subprocess.CompletedProcess[str]:
+def published(hub: FakeHub, whole_tree: Path) -> Said:
     """What the program said as it released the whole tree."""
-    machine = Machine(hub, tmp_path_factory.mktemp("publisher"), repo_root)
-    done = machine.run(*COMMAND, "--folder", whole_tree)
-    assert done.returncode == 0, done.stderr
-    told = [done.stdout, done.stderr, *_contents(machine.folder), *_contents(whole_tree)]
-    assert not [text for text in told if WRITER in text], "the token is printed or stored"
-    return done
+    said = publish(hub, "--repository", NAME, "--folder", whole_tree)
+    assert said.status == 0, said.err
+    assert not [text for text in (said.out, said.err, *_contents(whole_tree)) if WRITER in text]
+    return said
 
 
 def _contents(folder: Path) -> list[str]:
@@ -118,7 +136,7 @@ def _contents(folder: Path) -> list[str]:
 
 
 def test_the_folder_is_released_in_one_commit(
-    hub: FakeHub, whole_tree: Path, published: subprocess.CompletedProcess[str], tmp_path: Path
+    hub: FakeHub, whole_tree: Path, published: Said, tmp_path: Path
 ) -> None:
     repository = hub.model(NAME)
     before, release = repository.commits[-2:]
@@ -141,7 +159,7 @@ def test_the_folder_is_released_in_one_commit(
     if shutil.which("sha256sum"):
         subprocess.run(["sha256sum", "--check", "--quiet", SUMS], cwd=tmp_path, check=True)
 
-    *listed, total, url, revision = published.stdout.splitlines()
+    *listed, total, url, revision = published.out.splitlines()
     assert [line.split()[2] for line in listed] == [name for name in sorted(EXPECTED) if name != SUMS] + [
         SUMS
     ]
@@ -205,7 +223,7 @@ def check_loading(machine: Machine, folder: Path, texts: list[str]) -> None:
 def test_a_fresh_machine_gets_the_same_vectors(
     hub: FakeHub,
     whole_tree: Path,
-    published: subprocess.CompletedProcess[str],
+    published: Said,
     tmp_path: Path,
     repo_root: Path,
 ) -> None:
@@ -247,22 +265,7 @@ def test_this_repository_is_released_and_loaded(
             np.testing.assert_array_equal(np.load(out, allow_pickle=False), expected)
 
 
-# Publishing in one process, once for each token; else each would load torch again.
-SEVERAL = """
-import os, sys, time
-from leap.publish.__main__ import main
-
-time.sleep = lambda seconds: None  # the client waits longer before each attempt; here it need not
-tokens, *command = sys.argv[1:]
-for token in tokens.split(","):
-    os.environ["HF_TOKEN"] = token
-    assert main(command) == 2
-"""
-
-
-def test_what_breaks_off_leaves_the_old_revision(
-    hub: FakeHub, whole_tree: Path, tmp_path: Path, repo_root: Path
-) -> None:
+def test_what_breaks_off_leaves_the_old_revision(hub: FakeHub, whole_tree: Path) -> None:
     name = "leap/broken"
     hub.commit(name, {"config.json": b"old"})
     repository = hub.model(name)
@@ -285,14 +288,14 @@ def test_what_breaks_off_leaves_the_old_revision(
         return breaks
 
     hub.drops = drops
-    tokens = f"{WRITER},{WRITER},{WRITER},{READER},,hf_unknown,hf_unkn\u00f3wn"
+    tokens = [WRITER, WRITER, WRITER, READER, "", "hf_unknown", "hf_unkn\u00f3wn"]
     try:
-        machine = Machine(hub, tmp_path, repo_root)
-        done = machine.run("-c", SEVERAL, tokens, "--repository", name, "--folder", whole_tree)
+        said = [publish(hub, "--repository", name, "--folder", whole_tree, token=token) for token in tokens]
     finally:
         hub.drops = lambda _method, _path: False
-    assert done.returncode == 0, done.stderr
-    upload, commit, overtaken, reader, nobody, unknown, unheard_of = done.stderr.strip().splitlines()
+    assert [one.status for one in said] == [2] * len(tokens)
+    assert all(one.err.count("\n") == 1 for one in said)
+    upload, commit, overtaken, reader, nobody, unknown, unheard_of = [one.err.rstrip() for one in said]
     for line in (upload, commit, overtaken):
         assert line.startswith(f"python -m leap.publish: error: --repository: cannot upload to {name!r} (")
         assert line.endswith("it is as it was, or has all of this: publish again")
@@ -308,8 +311,8 @@ def test_what_breaks_off_leaves_the_old_revision(
         {"config.json": b"somebody else's"},
     ]
     assert repository.commits[-2] is old
-    for token in filter(None, tokens.split(",")):
-        assert not [text for text in (done.stdout, done.stderr, *_contents(tmp_path)) if token in text]
+    for token in filter(None, tokens):
+        assert not [one for one in said if token in one.out or token in one.err]
 
 
 def test_a_killed_upload_leaves_the_old_revision_and_can_be_repeated(
@@ -336,20 +339,20 @@ def test_a_killed_upload_leaves_the_old_revision_and_can_be_repeated(
     assert process.returncode == -9
     assert repository.head is old
 
-    done = machine.run("-m", "leap.publish", "--repository", name, "--folder", whole_tree)
-    assert done.returncode == 0, done.stderr
+    said = publish(hub, "--repository", name, "--folder", whole_tree)
+    assert said.status == 0, said.err
     assert sorted(repository.head.files) == sorted(EXPECTED)
     assert [commit.title for commit in repository.commits[-2:]] == ["put", "Release"]
 
 
 def test_dry_run_lists_and_asks_nobody(
-    tree: Path, hub: FakeHub, published: subprocess.CompletedProcess[str], capsys: pytest.CaptureFixture[str]
+    tree: Path, hub: FakeHub, published: Said, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tree.parent / "hub"
     arguments = ["--repository", NAME, "--folder", str(tree), "--output", str(output), "--dry-run"]
     assert main(arguments) == 0  # offline, by conftest.py
     *listed, last = capsys.readouterr().out.splitlines()
-    assert listed == published.stdout.splitlines()[:-2]
+    assert listed == published.out.splitlines()[:-2]
     assert last == f"--dry_run: nothing was sent to {NAME}"
     written = {p.relative_to(output).as_posix(): p.read_bytes() for p in output.rglob("*") if p.is_file()}
     released = hub.model(NAME).head.files

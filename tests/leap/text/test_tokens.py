@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from leap.text.reading import TextSource
-from leap.text.tokens import TokenCache, TokenRows, batch_loader, draw_texts, length_grouped_batches
+from leap.text.tokens import TokenCache, TokenRows, draw_texts
 
 TEXTS = ["a first text", "and a second, longer one", "third"]
 
@@ -104,33 +104,6 @@ def test_cache_is_reused_and_follows_its_inputs(tmp_path: Path, tokenizer: PreTr
     assert TokenCache.build([source], tokenizer, 4, tmp_path / "cache").folder != folder
     (tmp_path / "t.jsonl").write_text(json.dumps({"text": "new", "source": "s"}) + "\n")
     assert len(TokenCache.build([source], tokenizer, 16, tmp_path / "cache")) == 1
-
-
-def test_batches_are_padded_and_carry_their_targets(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    cache = TokenCache.build([TextSource(str(write(tmp_path, "t.txt")))], tokenizer, 16, tmp_path / "cache")
-    targets = np.arange(4, dtype=np.float16).reshape(2, 2)
-    (batch,) = batch_loader(cache, np.array([1, 2]), [np.array([1, 0])], pad_id=0, targets=targets)
-    expected = tokenizer([TEXTS[2], TEXTS[1]], padding=True, return_tensors="pt")
-    assert batch["input_ids"].equal(expected["input_ids"])
-    assert batch["attention_mask"].equal(expected["attention_mask"])
-    assert batch["teacher"].tolist() == [[2.0, 3.0], [0.0, 1.0]]
-    assert cache.batch(np.array([0]), 0, multiple=8)["input_ids"].shape == (1, 8)
-
-
-def test_length_grouped_batches() -> None:
-    lengths = np.random.default_rng(0).integers(3, 100, size=1003)
-    alone = length_grouped_batches(lengths, 8, seed=1, epoch=0)
-    assert len(alone) == 125
-    assert len(set(np.concatenate(alone).tolist())) == 1000
-    assert np.mean([np.ptp(lengths[batch]) for batch in alone]) < 5  # at random it would be about 75
-    again = length_grouped_batches(lengths, 8, seed=1, epoch=0)
-    assert all(np.array_equal(a, b) for a, b in zip(alone, again, strict=True))
-    assert not np.array_equal(alone, length_grouped_batches(lengths, 8, seed=1, epoch=1))
-    parts = [length_grouped_batches(lengths, 8, 1, 0, processes=2, process=process) for process in (0, 1)]
-    assert len(parts[0]) == len(parts[1]) == 62
-    assert len(set(np.concatenate(parts[0] + parts[1]).tolist())) == 992
 
 
 def test_draw_texts(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
