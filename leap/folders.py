@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 from safetensors import SafetensorError
 
 from leap.errors import UsageError, first_line
@@ -73,10 +72,22 @@ def _clear_away(target: Path, mine: str) -> None:
     """Remove what killed processes of this machine left; what they had moved away only if it was replaced."""
     for path in target.parent.iterdir():
         process, _, rest = path.name.removeprefix(mine).partition(".")
-        if not path.name.startswith(mine) or not process.isdigit() or psutil.pid_exists(int(process)):
+        if not path.name.startswith(mine) or not process.isdigit() or _is_alive(int(process)):
             continue
         if rest.endswith(".partial") or (rest.endswith(".replaced") and target.exists()):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":
+        return True  # it may be: this question would end it there
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def reserve(file: Path) -> None:
