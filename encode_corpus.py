@@ -9,16 +9,15 @@ One process reads, encodes and writes part after part; with --ray the same encod
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser
 
-from leap.arguments import OneLineParser
+from leap.arguments import OptionsParser, check_at_least, option, threshold
 from leap.corpus import parts
 from leap.corpus.documents import Documents
 from leap.corpus.encoder import Encoded, TextEncoder
@@ -34,62 +33,35 @@ NOT_IN_VECTORS = ("model", "revision", "device", "batch_size", "threads")  # nor
 class Options:
     """The command line; what a field of `TextEncoder` is called is passed on to it."""
 
-    input: list[str] = field(
-        metadata={"help": "files, folders, globs, addresses such as s3://bucket/docs, data sets on the Hub"}
-    )
-    output: Path = field(metadata={"help": "folder of the vectors; with --ray one that all machines see"})
-    split: str = field(default="train", metadata={"help": "of a data set on the Hub; SUBSET/SPLIT"})
-    text_columns: list[str] = field(
-        default_factory=lambda: ["text"], metadata={"help": "columns that make up a text, joined by a blank"}
-    )
-    id_column: str | None = field(default=None, metadata={"help": "None: _id if any, else row numbers"})
-    model: str = field(default=".", metadata={"help": "folder, Hub id, or package:NAME"})
-    revision: str | None = field(default=None, metadata={"help": "of a model on the Hub; None: its newest"})
-    runtime: Literal["auto", "onnx", "torch"] = field(
-        default="auto",
-        metadata={"help": "auto: torch on a GPU, else onnx where the model has it"},
-    )
-    device: str | None = field(default=None, metadata={"help": "torch's name of one; None: a GPU if any"})
-    exit_threshold: str = field(default="config", metadata={"help": "theta, none for full depth, or config"})
-    min_exit_layer: int | None = field(default=None, metadata={"help": "l_min; None: the model's own"})
-    max_layers: int | None = field(default=None, metadata={"help": "the last layer run; None: all"})
-    max_length: int | None = field(default=None, metadata={"help": "tokens of a text; None: the model's own"})
-    batch_size: int = field(default=64, metadata={"help": "texts a forward pass"})
-    mixed_precision: Literal["no", "bf16", "fp16"] = field(default="no", metadata={"help": "of torch"})
-    dtype: Literal["float32", "float16"] = field(default="float32", metadata={"help": "of the vectors"})
-    normalize: bool = field(default=False, metadata={"help": "make the vectors of unit length"})
-    part_size: int = field(default=50_000, metadata={"help": "rows a file: what a kill can cost"})
-    resume: bool = field(default=False, metadata={"help": "go on with the run in --output, or begin it"})
-    ray: str | None = field(default=None, metadata={"help": "address of a Ray cluster, or auto, or local"})
-    ray_workers: int | None = field(default=None, metadata={"help": "encoders there; None: as has room"})
+    input: list[str] = option("files, folders, globs, addresses like s3://bucket/docs, data sets on the Hub")
+    output: Path = option("folder of the vectors; with --ray one that all machines see")
+    split: str = option("of a data set on the Hub, SUBSET/SPLIT where it has subsets", "train")
+    text_columns: list[str] = option("columns that make up a text, joined by a blank", ["text"])
+    id_column: str | None = option("of the ids; without it _id where there is one, else row numbers", None)
+    model: str = option("folder, Hub id, or package:NAME for model/ in a Python package", ".")
+    revision: str | None = option("commit, tag or branch of a model on the Hub; without it its newest", None)
+    runtime: Literal["auto", "onnx", "torch"] = option("auto: torch on a GPU, else onnx if there", "auto")
+    device: str | None = option("torch's name of a device; without it the GPU where there is one", None)
+    exit_threshold: str = option("theta, none for full depth, or config", "config")
+    max_layers: int | None = option("the last layer run, without it all of them", None)
+    max_length: int | None = option("tokens that a text is cut to; without it the model's own", None)
+    batch_size: int = option("texts a forward pass", 64)
+    mixed_precision: Literal["no", "bf16", "fp16"] = option("autocast of torch", "no")
+    dtype: Literal["float32", "float16"] = option("of the vectors", "float32")
+    normalize: bool = option("make the vectors of unit length", False)
+    part_size: int = option("rows a file: what is held in memory, and what a kill can cost", 50_000)
+    resume: bool = option("go on with the run in --output, or begin it", False)
+    ray: str | None = option("address of a Ray cluster, or auto, or local for this machine alone", None)
+    ray_workers: int | None = option("encoders there; without it as many as it has room for", None)
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "max_layers", "max_length", "batch_size", "part_size", "ray_workers")
+        self.exit_threshold = threshold(self.exit_threshold)
 
     def encoder(self) -> TextEncoder:
         """The encoder asked for."""
         names = {each.name for each in fields(TextEncoder)} & {each.name for each in fields(self)}
-        theta = {"config": "config", "none": None}.get(self.exit_threshold, self.exit_threshold)
-        try:
-            theta = float(theta) if theta not in ("config", None) else theta
-        except ValueError:
-            raise UsageError(f"--exit_threshold must be a number, none or config, got {theta!r}") from None
-        return replace(TextEncoder(**{name: getattr(self, name) for name in names}), exit_threshold=theta)
-
-
-class _Parser(HfArgumentParser):
-    error = OneLineParser.error
-
-
-def parse(argv: Sequence[str] | None = None) -> Options:
-    """Read the command line; what is wrong ends the program with one line."""
-    parser = _Parser(Options, prog="encode_corpus.py", description=__doc__.splitlines()[0])
-    options, unknown = parser.parse_args_into_dataclasses(
-        argv, return_remaining_strings=True, look_for_args_file=False
-    )
-    if unknown:
-        parser.error(f"unknown arguments: {' '.join(unknown)}")
-    for name, value in vars(options).items():
-        if type(value) is int and value < 1:
-            parser.error(f"--{name} must be at least 1, got {value}")
-    return options
+        return TextEncoder(**{name: getattr(self, name) for name in names})
 
 
 def encode(options: Options) -> str:
@@ -155,8 +127,9 @@ def encode_here(documents: Documents, encoder: TextEncoder, options: Options) ->
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Everything from the command line to the last part."""
+    parser = OptionsParser(Options, prog="encode_corpus.py", description=__doc__.splitlines()[0])
     try:
-        print(encode(parse(argv)))
+        print(encode(parser.parse(argv)))
     except UsageError as error:
         raise SystemExit(f"encode_corpus.py: error: {error}") from error
 

@@ -17,7 +17,7 @@ COMMANDS = {
     "calibrate": ("quality", "the loosest threshold with a certificate of closeness, on texts of your own"),
     "diagnose": ("quality", "would texts of your own leave early, would it pay, how far would it move them"),
     "latency": ("speed", "time of a batch with exits and without, by batch size and length"),
-    "peers": ("speed", "LEAP and its teacher in every library that people run them in, side by side"),
+    "peers": ("speed", "LEAP and its teacher in the libraries in common use, side by side"),
     "throughput": ("speed", "texts a second in training, beside a plain loop"),
     "torch_path": ("speed", "overhead around the layers, what compaction costs and saves, torch.compile"),
     "corpus_cost": ("speed", "cost of embedding a corpus, how it grows, and an estimate for 10^9 texts"),
@@ -32,7 +32,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, 1 if nothing qualifies, 2 for an argument to mend.
+    """Run the command line; the exit status: 0, 1 if nothing qualifies, 2 for a wrong argument.
 
     Args:
         argv: NAME and its arguments; None: those of the process.

@@ -1,4 +1,4 @@
-"""What a result carries so that somebody else can get it again: command, commit, versions, machine, data."""
+"""Provenance of a result: command, commit, versions, machine, data."""
 
 import os
 import platform
@@ -120,7 +120,7 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """The processor's own name where the system tells it, else its architecture."""
+    """The processor's name where the system reports it, otherwise its architecture."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

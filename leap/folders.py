@@ -1,4 +1,4 @@
-"""Write whole or not at all: beside the target first, then rename; and a full disk is said in one line."""
+"""Atomic writes of folders: beside the target first, then renamed; one line for a full disk."""
 
 import os
 import shutil
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 from safetensors import SafetensorError
 
 from leap.errors import UsageError, first_line
@@ -26,7 +25,7 @@ def write_folder(target: Path, *, keep: bool = False) -> Iterator[Path]:
         keep: where another writer was first, leave what it made: for a cache, in which both are the same.
 
     Raises:
-        UsageError: the disk is full, or takes the files not for another reason; nothing new is left of them.
+        UsageError: the disk is full or cannot be written to; nothing new is left behind.
     """
     target = Path(target)
     mine = f".{target.name}.{socket.gethostname()}."
@@ -73,10 +72,22 @@ def _clear_away(target: Path, mine: str) -> None:
     """Remove what killed processes of this machine left; what they had moved away only if it was replaced."""
     for path in target.parent.iterdir():
         process, _, rest = path.name.removeprefix(mine).partition(".")
-        if not path.name.startswith(mine) or not process.isdigit() or psutil.pid_exists(int(process)):
+        if not path.name.startswith(mine) or not process.isdigit() or _is_alive(int(process)):
             continue
         if rest.endswith(".partial") or (rest.endswith(".replaced") and target.exists()):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":
+        return True  # it may be: this question would end it there
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def reserve(file: Path) -> None:

@@ -2,7 +2,8 @@
 
 python -m eval corpus_cost --model . --data texts/sentences-00.jsonl.gz --output results/corpus-cost.json
 
-encode_corpus.py is run as its users run it, in one process, at each size; sizes beyond the data repeat it.
+encode_corpus.py is run as its users run it, at each size; sizes beyond the data repeat it. With --ray the
+largest size is run once more on a Ray of this machine, to know what Ray itself costs.
 """
 
 import itertools
@@ -18,31 +19,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leap.corpus.store import MANIFEST
-
-from eval.frame import Options as Common
+import eval.frame
 from eval.report import Report
 from leap.arguments import check_at_least, option
+from leap.corpus.parts import MANIFEST
 from leap.encode.encoder import load_encoder
-from leap.errors import UsageError, first_line
+from leap.errors import UsageError
 from leap.files import checksum
 from leap.text.reading import TextSource, iterate_texts
 from leap.text.sets import TextData
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = (10_000, 100_000)
-FULL = 1_000_000
 BILLION = 10**9
-STAGES = (
-    "start",
-    "wait for input",
-    "encode",
-    "write",
-)  # one after another; reading goes on beside them
+MACHINES = (1, 8, 64)  # of as many cores as were measured
+# Runs the program and says on its last line the most memory that it held, in KiB (bytes on macOS).
+PROGRAM = (
+    "import resource, sys, encode_corpus; encode_corpus.main(sys.argv[1:]); "
+    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+)
+
+
+@dataclass(kw_only=True)
+class Options(eval.frame.Options):
+    """Options of the command."""
+
+    model: str = option("as for encode_corpus.py", ".")
+    data: str = option("texts, as for train_leap.py")
+    sizes: list[int] = option("numbers of texts", [10_000, 100_000, 1_000_000])
+    threads: int = option("of the process", os.cpu_count() or 1)
+    ray: bool = option("the largest size once more on a Ray of this machine, a worker a thread", False)
+
+    def __post_init__(self) -> None:
+        """See `eval.frame.Options`."""
+        super().__post_init__()
+        check_at_least(self, 1, "threads")
+        if min(self.sizes) < 1:
+            raise UsageError(f"--sizes: must be at least 1, got {min(self.sizes)}")
 
 
 def measure_cost(
-    model: str, texts: Sequence[str], sizes: Sequence[int], threads: int, arguments: Sequence[str] = ()
+    model: str, texts: Sequence[str], sizes: Sequence[int], threads: int, ray: bool = False
 ) -> dict[str, Any]:
     """Run encode_corpus.py at every size.
 
@@ -50,168 +66,115 @@ def measure_cost(
         model: as for its --model.
         texts: the corpus; repeated where a size is beyond them.
         sizes: numbers of texts, ascending.
-        threads: of the one process.
-        arguments: further ones of encode_corpus.py.
+        threads: of the process.
+        ray: run the largest size on Ray, too.
 
     Returns:
-        `runs`: for each size `texts`; `seconds` in all and by stage (`program start` is the interpreter and
-        its imports; `read` and `tokenise` go on beside `encode` but for the first shard);
-        `sentences_per_second` and `seconds_per_million` of the whole; `peak_memory_bytes`; `bytes`, `shards`
-        and `manifest_bytes` of the folder; `mean_exit_layer`. `growth`: between successive sizes, the power
-        by which each grows, 1 for twice the cost at twice the texts. `estimate`: `extrapolate` from the last.
+        `runs`: for each size `texts`; `seconds`, and of these `encode_seconds` without the start;
+        `texts_per_second` of the latter; `peak_memory_bytes`; `bytes` of the parts; `mean_layers_run`.
+        `growth`: between successive sizes the power by which time and memory grow, 1 for twice the cost at
+        twice the texts. `ray`: a run as the others, of which the memory is the driver's, and `slower`, its
+        `encode_seconds` over those without Ray. `estimate`: `extrapolate` from the last.
     """
-    runs = [_run(model, texts, size, threads, arguments) for size in sizes]
+    runs = [_run(model, texts, size, threads) for size in sizes]
     growth = [
-        {
-            "from": a["texts"],
-            "to": b["texts"],
-            **{
-                name: _power(a, b, a["seconds"][name], b["seconds"][name])
-                for name in ("total", "encode", "tokenise", "read", "write")
-            },
-            "peak_memory": _power(a, b, a["peak_memory_bytes"], b["peak_memory_bytes"]),
-        }
+        {"from": a["texts"], "to": b["texts"]}
+        | {name: _power(a, b, name) for name in ("encode_seconds", "peak_memory_bytes")}
         for a, b in itertools.pairwise(runs)
     ]
-    return {
-        "threads": threads,
-        "runs": runs,
-        "growth": growth,
-        "estimate": extrapolate(runs[-1], BILLION, threads),
-    }
+    figures = {"threads": threads, "characters": sum(map(len, texts)) / len(texts), "runs": runs}
+    figures |= {"growth": growth, "ray": None, "estimate": extrapolate(runs[-1])}
+    if ray:
+        found = _run(model, texts, sizes[-1], 1, "--ray", "local", "--ray_workers", str(threads))
+        figures["ray"] = found | {"slower": round(found["encode_seconds"] / runs[-1]["encode_seconds"], 3)}
+    return figures
 
 
-def extrapolate(run: dict[str, Any], texts: int, cores: int) -> dict[str, Any]:
-    """What so many texts would take, from a run: on paper, in proportion.
+def extrapolate(run: dict[str, Any], texts: int = BILLION) -> dict[str, Any]:
+    """What so many texts would take, in proportion: `hours_on` so many machines, `bytes`, and in float16.
 
     Args:
-        run: of `measure_cost`.
+        run: of `measure_cost`; a machine is what it ran on.
         texts: how many.
-        cores: that the run kept busy.
-
-    Returns:
-        `core_hours` of all but reading; `core_days`; `hours_to_read`: for every process, as each reads the
-        whole input; `bytes` of vectors, float32 as in the run and float16; `shards`, all in one folder, and
-        `rows_a_shard`; `manifest_bytes`, which do not grow with the texts; `hours_on` so many cores.
     """
     each = texts / run["texts"]
-    seconds = (run["seconds"]["encode"] + run["seconds"]["write"] + run["seconds"]["tokenise"]) * each
-    core_hours = seconds * cores / 3600
-    vectors = run["hidden_size"] * 4 * run["texts"]
-    read = run["seconds"]["read"] * each / 3600
+    hours = run["encode_seconds"] * each / 3600
     return {
         "texts": texts,
-        "core_hours": round(core_hours, 1),
-        "core_days": round(core_hours / 24, 1),
-        "hours_to_read": round(read, 2),
-        "hours_on": {str(n): round(core_hours / n + read, 1) for n in (64, 512, 4096)},
+        "hours_on": {str(machines): round(hours / machines, 1) for machines in MACHINES},
         "bytes": round(run["bytes"] * each),
-        "bytes_float16": round((run["bytes"] - vectors / 2) * each),
-        "rows_a_shard": run["shard_size"],
-        "shards": -(-texts // run["shard_size"]),
-        "manifest_bytes": run["manifest_bytes"],
+        "bytes_float16": round((run["bytes"] - run["texts"] * run["hidden_size"] * 2) * each),
     }
 
 
-def _run(
-    model: str, texts: Sequence[str], size: int, threads: int, arguments: Sequence[str]
-) -> dict[str, Any]:
+def _run(model: str, texts: Sequence[str], size: int, threads: int, *arguments: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="leap-corpus-") as name:
         source, output = Path(name) / "texts.jsonl", Path(name) / "vectors"
         with source.open("w") as file:
             file.writelines(json.dumps({"text": texts[i % len(texts)]}) + "\n" for i in range(size))
-        command = [sys.executable, "encode_corpus.py", "--model", model, "--input", str(source)]
-        command += ["--output", str(output), *arguments]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        print(f"{size} texts", file=sys.stderr)
+        command = [sys.executable, "-c", PROGRAM, "--model", model, "--input", str(source), *arguments]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         since = time.perf_counter()
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False
-        )  # its progress bar goes to the terminal
+        done = subprocess.run(  # its progress bar goes to the terminal
+            [*command, "--output", str(output)],
+            cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
         total = time.perf_counter() - since
         if done.returncode:
             raise UsageError(f"--model: encode_corpus.py ended with status {done.returncode}, see above")
         manifest = json.loads((output / MANIFEST).read_text())
-        seconds = manifest["last_run"]["seconds"]
+        (part, *_) = output.glob("*.parquet")
         return {
             "texts": size,
-            "seconds": {
-                "total": round(total, 2),
-                "program start": round(total - sum(seconds[stage] for stage in STAGES), 2),
-                **seconds,
-            },
-            "sentences_per_second": round(size / total, 1),
-            "seconds_per_million": round(total / size * 1e6, 1),
-            "peak_memory_bytes": manifest["last_run"]["peak_memory_bytes"],
+            "seconds": round(total, 2),
+            "encode_seconds": manifest["seconds"],
+            "texts_per_second": round(size / manifest["seconds"], 1),
+            "peak_memory_bytes": int(done.stdout.split()[-1]) * (1 if sys.platform == "darwin" else 1024),
             "bytes": manifest["bytes"],
-            "shards": manifest["shards"],
-            "shard_size": manifest["made_by"]["shard_size"],
-            "hidden_size": manifest["made_by"]["hidden_size"],
-            "manifest_bytes": (output / MANIFEST).stat().st_size,
-            "mean_exit_layer": round(manifest["mean_exit_layer"], 3),
+            "hidden_size": _hidden_size(part),
+            "runtime": manifest["made_by"]["runtime"],
+            "mean_layers_run": round(manifest["mean_layers_run"], 3),
         }
 
 
-def _power(a: dict[str, Any], b: dict[str, Any], before: float | None, after: float | None) -> float | None:
-    """The power of the number of texts that a cost grows with; None where it is too small to tell."""
-    if not before or not after:
-        return None
-    return round(math.log(after / before) / math.log(b["texts"] / a["texts"]), 3)
+def _hidden_size(part: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return pq.read_schema(part).field("embedding").type.list_size
+
+
+def _power(a: dict[str, Any], b: dict[str, Any], name: str) -> float:
+    return round(math.log(b[name] / a[name]) / math.log(b["texts"] / a["texts"]), 3)
 
 
 def summary(figures: dict[str, Any]) -> str:
     """The figures for a reader."""
-    lines = [f"{'texts':>9}{'seconds':>10}{'/s':>8}{'s/10^6':>9}{'start':>8}{'tokenise':>9}{'encode':>9}"]
-    lines[0] += f"{'write':>7}{'MiB':>7}{'layer':>7}"
-    for run in figures["runs"]:
-        seconds = run["seconds"]
+    lines = [f"{'texts':>9}{'seconds':>10}{'encoding':>10}{'texts/s':>9}{'MiB':>7}{'layers':>8}"]
+    for run in [*figures["runs"], *([figures["ray"]] if figures["ray"] else [])]:
         lines.append(
-            f"{run['texts']:>9}{seconds['total']:>10.1f}{run['sentences_per_second']:>8.0f}"
-            f"{run['seconds_per_million']:>9.0f}{seconds['program start'] + seconds['start']:>8.1f}"
-            f"{seconds['tokenise']:>9.1f}{seconds['encode']:>9.1f}{seconds['write']:>7.1f}"
-            f"{(run['peak_memory_bytes'] or 0) / 2**20:>7.0f}{run['mean_exit_layer']:>7.2f}"
+            f"{run['texts']:>9}{run['seconds']:>10.1f}{run['encode_seconds']:>10.1f}"
+            f"{run['texts_per_second']:>9.0f}{run['peak_memory_bytes'] / 2**20:>7.0f}"
+            f"{run['mean_layers_run']:>8.2f}{'  Ray' if 'slower' in run else ''}"
         )
     for row in figures["growth"]:
         lines.append(
-            f"from {row['from']} to {row['to']} texts: total grows by the power {row['total']}, encoding "
-            f"{row['encode']}, memory {row['peak_memory']}"
+            f"from {row['from']} to {row['to']} texts time grows by the power {row['encode_seconds']}, "
+            f"memory by {row['peak_memory_bytes']}"
         )
     paper = figures["estimate"]
-    lines.append(
-        f"10^9 texts on paper: {paper['core_days']:.0f} core days, {paper['bytes'] / 1e12:.2f} TB in "
-        f"{paper['shards']} shards ({paper['bytes_float16'] / 1e12:.2f} TB in float16)"
-    )
-    return "\n".join(lines)
-
-
-@dataclass(kw_only=True)
-class Options(Common):
-    """Options of this evaluation."""
-
-    model: str = option("as for encode_corpus.py", ".")
-    data: str = option("texts, as for train_leap.py")
-    sizes: list[int] = option("numbers of texts", list(SIZES))
-    full: bool = option("10^6 texts too", False)
-    threads: int = option("threads of the process", os.cpu_count())
-
-    def __post_init__(self) -> None:
-        """See `eval.frame.Options`."""
-        super().__post_init__()
-        check_at_least(self, 1, "threads")
-        if min(self.sizes) < 1:
-            raise UsageError(f"--sizes: {min(self.sizes)} is no number of texts: give some of at least 1")
+    hours = ", ".join(f"{hours:.0f} h on {machines}" for machines, hours in paper["hours_on"].items())
+    terabytes = f"{paper['bytes'] / 1e12:.2f} TB, {paper['bytes_float16'] / 1e12:.2f} TB in float16"
+    return "\n".join([*lines, f"10^9 texts on paper: {hours} such machines; {terabytes}"])
 
 
 def run(options: Options) -> Report:
     """Run it as the command does."""
-    sizes = sorted({*options.sizes, *([FULL] if options.full else [])})
+    sizes = sorted(set(options.sizes))
     encoder = load_encoder(options.model, device="cpu")
-    try:
-        chunks = iterate_texts(TextSource(options.data, limit=sizes[-1]), streaming=True)
-        texts = [text for chunk in chunks for text in chunk]
-    except ValueError as error:
-        raise UsageError(f"--{first_line(error)}") from error
-    figures = measure_cost(options.model, texts, sizes, options.threads)
+    texts = [text for some in iterate_texts(TextSource(options.data, limit=sizes[-1])) for text in some]
+    if not texts:
+        raise UsageError(f"--data: no text in {options.data!r}")
+    figures = measure_cost(options.model, texts, sizes, options.threads, options.ray)
     figures["different_texts"] = len(texts)
     data = TextData(Path(options.data).name, checksum(texts))
     return Report(figures, summary(figures), {"model": encoder}, data)

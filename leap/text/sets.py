@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from leap.encode.exits import FloatArray
 from leap.errors import UsageError
 from leap.files import checksum
 from leap.text.formats import file_format
@@ -63,7 +63,7 @@ class StsData:
     name: str
     first: list[str]
     second: list[str]
-    scores: FloatArray
+    scores: NDArray[np.float64]
     sha256: str
 
 
@@ -129,6 +129,8 @@ def load_retrieval(source: str, split: str = "test") -> RetrievalData:
     Raises:
         UsageError: there is no such set, or its content is not of that form.
     """
+    if file_format(source):
+        raise UsageError(f"--data: {source!r} is a file: give a folder in BEIR's layout, or a set's name")
     root, name = _data_root(), f"{source}/{split}"
     folders = [Path(source)] + ([root / "beir" / source] if root else [])
     folder = next((folder for folder in folders if folder.is_dir()), None)

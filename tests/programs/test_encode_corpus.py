@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from corpus_model import make_model
 from datasets import load_dataset
 from transformers import AutoTokenizer
 
@@ -29,28 +30,6 @@ ROWS = [
     for i in range(50)
 ]
 Run = Callable[..., str]
-
-
-def make_model(folder: Path, repo_root: Path, **fields: object) -> Path:
-    """A tiny model whose texts converge at several layers."""
-    torch.manual_seed(0)
-    config = LeapModel.config_class(
-        **{
-            "vocab_size": 30522,
-            "hidden_size": 32,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "intermediate_size": 64,
-            "max_position_embeddings": 64,
-            "initializer_range": 0.1,
-            "exit_threshold": 0.93,
-            "min_exit_layer": 2,
-            **fields,
-        }
-    )
-    LeapModel(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(repo_root).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -230,11 +209,11 @@ def test_another_run_is_refused(work: Path, run: Run, tmp_path: Path, repo_root:
         (["--id_column", "title"], "line 2: column 'title' holds no id"),
         (["--model", "./nowhere"], "--model"),
         (["--exit_threshold", "2"], "exit_threshold"),
-        (["--exit_threshold", "high"], "--exit_threshold must be a number, none or config, got 'high'"),
+        (["--exit_threshold", "high"], "--exit_threshold: must be a number, none or config, got 'high'"),
         (["--max_layers", "5"], "--max_layers must be in [1, 4], got 5"),
         (["--max_length", "65"], "--max_length must be in [3, 64], got 65"),
         (["--max_length", "2"], "--max_length"),
-        (["--part_size", "0"], "--part_size must be at least 1, got 0"),
+        (["--part_size", "0"], "--part_size: must be at least 1, got 0"),
         (["--runtime", "onnx"], "python -m leap.runtime export"),
         (["--runtime", "onnx", "--max_layers", "2"], "pass --runtime torch"),
         (["--nothing"], "--nothing"),

@@ -33,7 +33,7 @@ def test_pairs_give_all_first_sentences_and_then_all_second_ones(tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("nowhere.txt", None, "cannot be opened|holds no"),
+        ("nowhere.txt", None, "holds no .txt, .csv"),
         ("one.txt", "a cat\n", "holds 1 texts: give at least 2"),
         ("other.jsonl", '{"title": "a"}\n{"title": "b"}\n', "no column 'text'; it has 'title'"),
         ("broken.jsonl", '{"text": "a"\n', "line 1: no JSON"),
