@@ -35,7 +35,7 @@ from eval.quality.ridge import Ridge, fit_ridge
 from eval.quality.text_sets import MIXED, TextSet, data_folder, mixed_set, retrieval_sets, similarity_sets
 from eval.report import Report, rounded
 from leap.arguments import check_at_least, check_share, check_writable, option
-from leap.encode.encoder import Encoder, find_model, load_encoder
+from leap.encode.encoder import Encoder, find_model, find_model_folder, load_encoder, update_config
 from leap.encode.exits import FloatArray
 from leap.encode.metrics import distances, spearman
 from leap.encode.paths import Paths
@@ -62,6 +62,7 @@ class Options(Drawn, Batched, BesideTeacher):
     timings: int = option("rounds of timing on the mixed set; 0: measure no time", 0)
     seed: int = option("of all draws", 0)
     cache: Path = option("folder of embeddings", DEFAULT_CACHE)
+    write: bool = option("write the default threshold into the model's config.json", False)
 
     def __post_init__(self) -> None:
         """See `eval.frame.Options`."""
@@ -70,6 +71,8 @@ class Options(Drawn, Batched, BesideTeacher):
         check_at_least(self, 0, "timings")
         check_at_least(self, 50, "held_out", "max_texts")
         check_share(self, "leap_share")
+        if self.write:
+            find_model_folder(self.model)
         check_writable("--cache", self.cache.expanduser() / "embeddings")
         self.data = data_folder(self.data)
         for name in ("student3", "student4"):
@@ -139,7 +142,8 @@ def run(options: Options) -> Report:
     pairs = similarity_sets(options.data, options.max_texts)
     retrieval = retrieval_sets(options.data, options.max_texts)
     mixed = mixed_set(options.data, options.max_texts, options.seed)
-    held_out = TextSet("held-out", held_out_texts(options.data, options.held_out, options.seed))
+    chosen_from = held_out_texts(options.data, options.held_out, options.seed, leave_out=set(mixed.texts))
+    held_out = TextSet("held-out", chosen_from)
     bench = Bench(options)
 
     chosen_on, rules, default, bulk = _choose(bench, held_out, options)
@@ -184,8 +188,12 @@ def run(options: Options) -> Report:
         how = {"rounds": options.timings, "batch_size": options.batch_size, "seed": options.seed}
         figures["time"] = measure_time(bench.encoders, default, mixed.texts, **how)
     data = TextData(", ".join(names), checksum(sorted(names.items())))
-    figures = rounded(figures)
-    return Report(figures, _summary(figures), bench.encoders, data, options.seed)
+    figures, summary = rounded(figures), _summary(figures)
+    if options.write:
+        folder = find_model_folder(options.model)
+        update_config(folder, {"exit_threshold": default.theta})
+        summary += f"\nexit_threshold {default.theta:g} written to {folder / 'config.json'}"
+    return Report(figures, summary, bench.encoders, data, options.seed)
 
 
 def _choose(

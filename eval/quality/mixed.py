@@ -12,7 +12,7 @@ import importlib.util
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from leap.errors import UsageError
@@ -66,14 +66,22 @@ def mixed_texts(folder: Path, seed: int = 0, counts: dict[str, int] = COUNTS) ->
     return {kind: draw(found[kind], count, seed) for kind, count in counts.items()}
 
 
-def held_out_texts(folder: Path, count: int, seed: int = 0) -> list[str]:
+def held_out_texts(
+    folder: Path, count: int, seed: int = 0, leave_out: Collection[str] = frozenset()
+) -> list[str]:
     """Held-out training texts, sentences and passages as they come, drawn at random.
+
+    Args:
+        folder: laid out as LEAP_DATA.
+        count: how many texts; fewer where there are fewer.
+        seed: of the draw.
+        leave_out: texts that are not drawn, as those that something else is measured on.
 
     Raises:
         UsageError: the folder lacks the training data.
     """
     lines = (line for kind in ("sentences", "passages") for line in train_lines(folder, kind))
-    return draw(filter(held_out, lines), count, seed)
+    return draw((line for line in lines if held_out(line) and line not in leave_out), count, seed)
 
 
 def draw(texts: Iterable[str], count: int, seed: int) -> list[str]:

@@ -177,10 +177,12 @@ def command(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> list[s
 
 def test_the_command(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
-    assert main([*command, "--plot", str(tmp_path / "front.png")]) == 0
+    assert main([*command, "--write", "--plot", str(tmp_path / "front.png")]) == 0
     result = json.loads((tmp_path / "front.json").read_text())
     assert list(result["models"]) == ["model", "teacher", "student3", "student4"]
     figures = result["figures"]
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["exit_threshold"] == figures["chosen_on"]["default"]["exit_threshold"]
     parts = [f"{name} {part}" for name in RETRIEVAL for part in ("queries", "documents")]
     assert list(figures["sets"]) == ["mixed", *SIMILARITY, *parts]
     for name, found in figures["sets"].items():

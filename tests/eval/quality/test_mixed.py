@@ -79,6 +79,8 @@ def test_held_out_texts_are_drawn_from_all_files(folder: Path) -> None:
     lines = [line for kind in ("sentences", "passages") for line in train_lines(folder, kind)]
     assert sorted(found) == sorted(filter(held_out, lines))
     assert len(held_out_texts(folder, 7)) == 7
+    rest = held_out_texts(folder, 10_000, leave_out=set(found[:5]))
+    assert sorted([*rest, *found[:5]]) == sorted(found)
 
 
 def test_a_folder_without_training_data_is_refused(tmp_path: Path) -> None:
