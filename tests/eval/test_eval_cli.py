@@ -115,8 +115,8 @@ def test_one_line_for_a_wrong_argument(
         ("sts --model x --batch_size many", "argument --batch_size/--batch-size: invalid int value: 'many'"),
         ("sts --model x --theta 1", "unrecognized arguments: --theta 1"),
         (
-            "latency --model x --batch_sizes 1 b",
-            "argument --batch_sizes/--batch-sizes: invalid int value: 'b'",
+            "latency --model x --batch_sizes 1,b",
+            "argument --batch_sizes/--batch-sizes: invalid int value: '1,b'",
         ),
     ],
 )
