@@ -123,7 +123,7 @@ def _steps(model: LeapModel, batches: Sequence[dict[str, Tensor]]) -> dict[str, 
 
     variants = {
         "input checks": lambda n: model._check_inputs(calls[n][0], None, calls[n][1], calls[n][2], None),
-        "embeddings": lambda n: model._embed(calls[n][0], calls[n][2], None, None),
+        "embeddings": lambda n: model._embed(input_ids=calls[n][0], token_type_ids=calls[n][2]),
         "mask": lambda n: model.layer_mask(entered[n].hidden, calls[n][1].bool()),
         "pooling weights": lambda n: _pooling_weights(entered[n].hidden, calls[n][1]),
         "pooling, a layer": lambda n: entered[n].pool(),

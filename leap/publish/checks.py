@@ -9,7 +9,6 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors import SafetensorError
 
-from configuration_leap import LeapConfig
 from leap.encode.encoder import load_encoder
 from leap.errors import UsageError, first_line
 from leap.publish.folder import CARD, ENTRIES, ONNX, export_command
@@ -18,7 +17,7 @@ RENDER = "measure again, then `python -m eval card`"
 RULE = ("exit_threshold", "min_exit_layer", "exit_patience", "landing_layer", "max_exit_layer")
 # What `python -m leap.runtime export` writes into the metadata of each graph: of which weights, which rule.
 ONNX_WEIGHTS = "leap.model_sha256"
-ONNX_RULE = ("leap.exit_threshold", "leap.min_exit_layer", "leap.exit_patience")
+ONNX_THETA, ONNX_RULE = "leap.exit_threshold", "leap.rule"
 
 
 def read_card(root: Path, repository: str) -> tuple[str, dict[str, Any]]:
@@ -90,8 +89,11 @@ def check_onnx(root: Path) -> None:
     """
     import onnx  # here: not needed for a release without graphs
 
+    from leap.runtime.session import rule_of
+
     weights = hashlib.sha256((root / "model.safetensors").read_bytes()).hexdigest()
-    rule = LeapConfig.from_pretrained(root).resolve_exit_rule()
+    config = json.loads((root / "config.json").read_text(encoding="utf-8"))
+    rule = (config.get("exit_threshold"), rule_of(config))
     for path in sorted((root / ONNX).rglob("*.onnx")):
         remedy = f"make it again with {export_command(root)}"
         try:
@@ -101,5 +103,5 @@ def check_onnx(root: Path) -> None:
         facts = {entry.key: entry.value for entry in properties}
         if facts.get(ONNX_WEIGHTS) != weights:
             raise UsageError(f"--folder: {path} was exported from other weights: {remedy}")
-        if tuple(json.loads(facts.get(key, '""')) for key in ONNX_RULE) != rule:
+        if (json.loads(facts.get(ONNX_THETA, '""')), facts.get(ONNX_RULE)) != rule:
             raise UsageError(f"--folder: {path} was exported with another exit rule: {remedy}")

@@ -35,6 +35,7 @@ from leap.publish.__main__ import main
 from leap.publish.folder import SUMS
 from leap.publish.hub import check_push
 from leap.runtime import LeapEncoder
+from leap.runtime.session import rule_of
 from modeling_leap import LeapModel
 
 NAME = "leap/LEAP-MiniLM-L6"
@@ -55,7 +56,8 @@ def save_graph(tree: Path, name: str = "model.onnx", **other_facts: str) -> None
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", tensors[:1], tensors[1:])
     model = helper.make_model(graph)
     facts = {"model_sha256": hashlib.sha256((tree / "model.safetensors").read_bytes()).hexdigest()}
-    facts |= {key: json.dumps(value) for key, value in tiny_results.RULE.items()} | other_facts
+    config = json.loads((tree / "config.json").read_text())
+    facts |= {"exit_threshold": json.dumps(config["exit_threshold"]), "rule": rule_of(config)} | other_facts
     helper.set_model_props(model, {f"leap.{key}": value for key, value in facts.items()})
     (tree / "onnx").mkdir(exist_ok=True)
     onnx.save(model, tree / "onnx" / name)
@@ -434,8 +436,12 @@ REFUSALS: dict[str, tuple[Damage, str]] = {
         lambda tree: save_graph(tree, "more.onnx", model_sha256="0" * 64),
         "more.onnx was exported from other weights: make it again with `python -m leap.runtime export",
     ),
-    "graph of another rule": (
+    "graph of another threshold": (
         lambda tree: save_graph(tree, "more.onnx", exit_threshold="0.9"),
+        "more.onnx was exported with another exit rule: make it again with `python -m leap.runtime export",
+    ),
+    "graph of another rule": (
+        lambda tree: save_graph(tree, "more.onnx", rule="another"),
         "more.onnx was exported with another exit rule: make it again with `python -m leap.runtime export",
     ),
     "no graph": (
