@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,8 @@ def test_block_gives_the_encoders_vectors(
 ) -> None:
     if not importlib.util.find_spec(PACKAGES[library]):
         pytest.skip(f"no {PACKAGES[library]}: pip install -r requirements-integrations.txt")
+    if library == "Spark" and not shutil.which("java"):
+        pytest.skip("no java: Spark needs it")
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     folder, encoded = corpus
     left = run(library, repo_root, folder, monkeypatch, tmp_path)
