@@ -270,6 +270,13 @@ def test_an_input_that_breaks_off_is_named_and_can_be_mended(work: Path, run: Ru
         read_vectors(tmp_path / "out")
 
 
+@pytest.mark.parametrize("arguments", [[], ["--id_column", "text"]])
+def test_an_input_without_rows_is_one_line(run: Run, tmp_path: Path, arguments: list[str]) -> None:
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "t.parquet")
+    assert "--input: no row in" in run(*arguments, source=tmp_path / "t.parquet")
+    assert not (tmp_path / "out").exists()
+
+
 def test_ids_that_only_some_rows_have(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"_id": "x", "text": "b"}\n')
     assert "line 2: a column '_id', which the first row has not" in run(source=tmp_path / "a.jsonl")
