@@ -1,4 +1,4 @@
-"""A page to try LEAP on: where texts leave, why, what it saves, and search over the teacher's index.
+"""A page to try LEAP: which texts skip layers, what it saves, and search over the teacher's index.
 
 python app.py
 """

@@ -30,7 +30,7 @@ from leap.distill.log import Log
 from leap.distill.objective import Objective, ObjectiveConfig
 from leap.distill.options import TrainOptions, fail, parse, set_exit_rule
 from leap.distill.release import model_card, write_model
-from leap.distill.students import Distilled, freeze_word_embeddings, make_student, parse_layer_starts
+from leap.distill.students import Distilled, make_student, parameter_groups, parse_layer_starts
 from leap.distill.teacher import teacher_targets
 from leap.encode.checkpoint import check_tokenizer, check_weights, loading
 from leap.encode.encoder import Encoder, find_model
@@ -77,8 +77,6 @@ def load_models(
         source, parse_layer_starts(options.student_layers) if options.student_layers else None
     )
     set_exit_rule(student.config, options, objective)  # reject an invalid exit rule before training
-    if options.freeze_word_embeddings:
-        freeze_word_embeddings(student)
     teacher.config.exit_threshold = None
     return tokenizer, teacher.eval().requires_grad_(False), student
 
@@ -149,9 +147,10 @@ def train(options: TrainOptions, terms: ObjectiveConfig, ends: ExitStack) -> Non
     gather = gather_with_gradient if processes > 1 else None
     objective = Objective(terms, gather, process)
     model = Distilled(student, terms.first_exit_layer, options.full_depth_every)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = parameter_groups(student, options.word_embedding_rate)
+    parameters = [parameter for group in groups for parameter in group["params"]]
     optimizer = torch.optim.AdamW(
-        parameters,
+        groups,
         lr=options.learning_rate,
         betas=(0.9, 0.98),
         weight_decay=options.weight_decay,
@@ -201,7 +200,7 @@ def train(options: TrainOptions, terms: ObjectiveConfig, ends: ExitStack) -> Non
         ids, mask = batch["input_ids"], batch["attention_mask"]
         rate = learning_rate(progress.tokens / total, options)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate"]
         with accelerator.accumulate(model):
             with accelerator.autocast():
                 targets = teacher_targets(teacher, ids, mask)

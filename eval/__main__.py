@@ -3,13 +3,10 @@
 import importlib
 import sys
 from collections.abc import Sequence
-from types import ModuleType
-from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
 from eval.frame import evaluate
-from leap.arguments import OneLineParser
 from leap.errors import NothingQualifiesError, UsageError
 from leap.files import write_json
 
@@ -20,7 +17,7 @@ COMMANDS = {
     "calibrate": ("quality", "the loosest threshold with a certificate of closeness, on texts of your own"),
     "diagnose": ("quality", "would texts of your own leave early, would it pay, how far would it move them"),
     "latency": ("speed", "time of a batch with exits and without, by batch size and length"),
-    "peers": ("speed", "LEAP and its teacher in every library that people run them in, side by side"),
+    "peers": ("speed", "LEAP and its teacher in the libraries in common use, side by side"),
     "throughput": ("speed", "texts a second in training, beside a plain loop"),
     "torch_path": ("speed", "overhead around the layers, what compaction costs and saves, torch.compile"),
     "corpus_cost": ("speed", "cost of embedding a corpus, how it grows, and an estimate for 10^9 texts"),
@@ -35,7 +32,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, 1 if nothing qualifies, 2 for an argument to mend.
+    """Run the command line; the exit status: 0, 1 if nothing qualifies, 2 for a wrong argument.
 
     Args:
         argv: NAME and its arguments; None: those of the process.
@@ -57,9 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prog = f"python -m eval {name}"
     transformers_logging.disable_progress_bar()  # of loading the weights, which is over before it is read
     try:
-        report, options = (
-            evaluate(name, module, rest) if hasattr(module, "Options") else _run(prog, module, rest)
-        )
+        report, options = evaluate(name, module, rest)
     except UsageError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
@@ -67,18 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{prog}: {error}", file=sys.stderr)
         return 1
     print(report.summary)
-    if options.output:
-        write_json(options.output, report.to_json(argv))
-        print(f"written to {options.output}")
+    output = getattr(options, "output", None)  # a rendering has none
+    if output:
+        write_json(output, report.to_json(argv))
+        print(f"written to {output}")
     return 0
-
-
-def _run(prog: str, module: ModuleType, argv: Sequence[str]) -> tuple[Any, Any]:
-    """An evaluation that has no dataclass of options yet; see `eval.frame.evaluate`."""
-    parser = OneLineParser(prog=prog, description=module.__doc__.splitlines()[0])
-    module.add_arguments(parser)
-    args = parser.parse_args(argv)
-    return module.run(args), args
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a result carries so that somebody else can get it again: command, commit, versions, machine, data."""
+"""Provenance of a result: command, commit, versions, machine, data."""
 
 import os
 import platform
@@ -74,6 +74,15 @@ class Report:
         }
 
 
+def rounded(figures: Any) -> Any:
+    """Figures, however nested, with floats of five decimals, for files of thousands of them."""
+    if isinstance(figures, dict):
+        return {key: rounded(value) for key, value in figures.items()}
+    if isinstance(figures, list):
+        return [rounded(value) for value in figures]
+    return round(figures, 5) if isinstance(figures, float) else figures
+
+
 def _commit() -> str | None:
     """The commit of this tree, "+" after it when files that git follows differ; None outside of git."""
     try:
@@ -111,7 +120,7 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """The processor's own name where the system tells it, else its architecture."""
+    """The processor's name where the system reports it, otherwise its architecture."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -2,7 +2,7 @@
 
     python examples/demo.py --texts "one sentence|another one"
 
-The model is loaded as its users load it. Times are of one text at a time, full depth and exits by turns,
+The model is loaded as its users load it. Times are of one text at a time, full depth and exits interleaved,
 medians; they are this machine's, at this moment.
 """
 
@@ -136,7 +136,7 @@ def load(source: str) -> tuple[Any, Any]:
 
 @torch.inference_mode()
 def measure(model: Any, tokenizer: Any, text: str, rule: dict[str, Any]) -> Row:
-    """Encode `text` at full depth and with exits, by turns, so that what slows the machine slows both."""
+    """Encode `text` at full depth and with exits, interleaved, so that slowdowns affect both."""
     batch: BatchEncoding = tokenizer(text, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
     calls: list[dict[str, Any]] = [{"exit_threshold": None}, rule]
     times: list[list[float]] = [[], []]

@@ -1,4 +1,4 @@
-"""What evaluation raises for its caller, one line each: an argument to mend, or an answer that is no."""
+"""What evaluation raises for its caller, one line each: a wrong argument, or a negative result."""
 
 
 class UsageError(ValueError):
@@ -10,5 +10,5 @@ class NothingQualifiesError(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """What another library's error says first, to go into a message of one line; its type if it is silent."""
+    """The first line of another library's error, for a message of one line; its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

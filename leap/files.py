@@ -1,4 +1,4 @@
-"""Files that are there in full or not at all, and checksums."""
+"""Atomic writes and checksums."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 @dataclass(frozen=True)
 class Written:
-    """What `python -m eval` prints of a command that writes its file itself."""
+    """Summary of a command that writes its files itself, for `python -m eval` to print."""
 
     summary: str
 

@@ -1,4 +1,4 @@
-"""Write whole or not at all: beside the target first, then rename; and a full disk is said in one line."""
+"""Atomic writes of folders: beside the target first, then renamed; one line for a full disk."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def write_folder(target: Path, *, keep: bool = False) -> Iterator[Path]:
         keep: where another writer was first, leave what it made: for a cache, in which both are the same.
 
     Raises:
-        UsageError: the disk is full, or takes the files not for another reason; nothing new is left of them.
+        UsageError: the disk is full or cannot be written to; nothing new is left behind.
     """
     target = Path(target)
     mine = f".{target.name}.{socket.gethostname()}."

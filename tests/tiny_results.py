@@ -88,6 +88,29 @@ def peers() -> dict[str, Any]:
     return result("peers", "stsb/test", RULE | figures)
 
 
+def front() -> dict[str, Any]:
+    """Of a model with a landing layer: a mixed set and the queries of a retrieval set."""
+
+    def errors(mean: float, p99: float, over: float) -> dict[str, float]:
+        return {"mean": mean, "p95": p99 / 2, "p99": p99, "over_10": over}
+
+    full, leap, rule = errors(0.01, 0.04, 0.0), errors(0.05, 0.3, 0.1), errors(0.03, 0.1, 0.02)
+    intervals = {"mean": [0.029, 0.031], "p99": [0.09, 0.11], "over_10": [0.01, 0.03]}
+    coin = errors(0.04, 0.2, 0.03) | {"difference": {"mean": [-0.011, -0.009]}}
+    found = {
+        "texts": 3000,
+        "ends": {"full_depth": full, "all_leap": leap},
+        "correlation": {"s": 0.65, "interval": [0.6, 0.7]},
+        "default": rule | {"layers": 2.25, "intervals": intervals, "at_equal_layers": {"coin": coin}},
+    }
+    kind = {"full_depth": errors(0.02, 0, 0), "all_leap": errors(0.06, 0, 0), "correlation": {"s": 0.61}}
+    scores = {"over_teacher": {"all_leap": 0.59}}
+    sets = {"mixed": found | {"kinds": {"code": kind}}, "SciFact queries": found | {"ndcg@10": scores}}
+    chosen = {"texts": 4000, "default": {"exit_threshold": RULE["exit_threshold"], "leap_share": 0.92}}
+    content = result("front", "mixed", {"chosen_on": chosen, "sets": sets})
+    return content | {"models": content["models"] | {"teacher": {"sha256": "t"}, "student3": {"sha256": "x"}}}
+
+
 def run(**fields: Any) -> dict[str, Any]:
     """A training log."""
     return {"run": {"student_layers": "1,3", "exclude_sources": ["anli", "dream"]} | fields, "log": []}

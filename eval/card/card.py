@@ -6,7 +6,7 @@
 The words are in templates/, every figure comes from results/.
 """
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 from eval.card import tables
 from eval.card.entries import PAPER, TEACHER, entries, metadata, similarity
 from eval.card.results import STS, TEACHER_STS, Results, read_results, training_sources
+from leap.arguments import option
 from leap.errors import NothingQualifiesError, UsageError
 from leap.files import Written, atomic_write
 
@@ -96,26 +97,25 @@ def stale(tree: Path, files: dict[str, str]) -> list[str]:
     return found + [name for name in there if name not in files]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
-    parser.add_argument(
-        "--folder", type=Path, default=Path("."), help="the tree, with config.json and results/ (default: .)"
-    )
-    parser.add_argument("--check", action="store_true", help="write nothing; status 1 where a file is stale")
-    parser.set_defaults(output=None)
+@dataclass(kw_only=True)
+class Options:
+    """Options of this command."""
+
+    folder: Path = option("the tree, with config.json and results/", Path("."))
+    check: bool = option("write nothing; status 1 where a file is stale", False)
 
 
-def run(args: argparse.Namespace) -> Written:
+def run(options: Options) -> Written:
     """Run it as the command does.
 
     Raises:
         NothingQualifiesError: with --check, a file is not what the results say.
     """
-    tree, readme = args.folder, args.folder / "README.md"
+    tree, readme = options.folder, options.folder / "README.md"
     results = read_results(tree / "results", tree / "config.json")
     files = render(results, readme.read_text(encoding="utf-8") if readme.is_file() else None)
     old = stale(tree, files)
-    if args.check:
+    if options.check:
         if old:
             raise NothingQualifiesError(f"not what results/ say: {', '.join(old)}: run `python -m eval card`")
         return Written(f"{len(files)} files are what results/ say")

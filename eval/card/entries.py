@@ -22,7 +22,7 @@ RETRIEVAL_METRIC = ("information-retrieval", "Information Retrieval", "cosine_nd
 def similarity(results: Results) -> list[tuple[Json, Json | None]]:
     """The results on similarity sets, of the model and of its teacher, STS-B's first."""
     found = sorted(results.matching("sts-*-test"), key=lambda item: item[0] != STS)
-    return [(content, results.get(f"{name}-teacher")) for name, content in found]
+    return [(content, results.files.get(f"{name}-teacher")) for name, content in found]
 
 
 def metadata(results: Results, name: str) -> ModelCardData:

@@ -2,12 +2,12 @@
 
 import csv
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from eval.card.tables import find
 from leap.errors import UsageError
 
 Json = dict[str, Any]
@@ -22,7 +22,13 @@ REQUIRED = {
 OF_OTHER_MODELS = ("finetune-*", "survival", "torch-path-*")
 RULE = ("exit_threshold", "min_exit_layer", "exit_patience", "landing_layer", "max_exit_layer")
 # Files that are measured at the exit rule of config.json -> where in their figures they state it.
-STATES_RULE = {"sts-*-test": "exits", "retrieval-*": "exit_rule", "latency-*": None, "peers-*": None}
+STATES_RULE = {
+    "sts-*-test": "exits",
+    "retrieval-*": "exit_rule",
+    "front": "chosen_on.default",
+    "latency-*": "",
+    "peers-*": "",
+}
 SOURCES = Path(__file__).parent / "sources.csv"
 NON_COMMERCIAL = ("NC", "non-commercial")  # in the licence of a source that restricts commercial use
 
@@ -50,10 +56,6 @@ class Results:
     def weights(self) -> str:
         """Fingerprint of the weights and the tokenizer that were measured."""
         return self.files[STS]["models"]["model"]["sha256"]
-
-    def get(self, name: str) -> Json | None:
-        """The file of this name; None where there is none."""
-        return self.files.get(name)
 
     def matching(self, pattern: str) -> list[tuple[str, Json]]:
         """Names and contents of the files whose name matches; a teacher's only if the pattern says so."""
@@ -121,7 +123,7 @@ def _check_rule(results: Results) -> None:
     """Raise a UsageError unless the files that state an exit rule state the one of config.json."""
     for pattern, place in STATES_RULE.items():
         for name, content in results.matching(pattern):
-            stated = content["figures"][place] if place else content["figures"]
+            stated = find(content["figures"], place) or content["figures"]
             if any(stated[key] != value for key, value in results.rule.items() if key in stated):
                 raise _again(results, name, f"is not of config.json's exit rule ({results.rule})")
 
@@ -129,7 +131,7 @@ def _check_rule(results: Results) -> None:
 def _check_twins(results: Results) -> None:
     """Raise a UsageError unless files of the model and of its teacher are of the same data."""
     for name, content in results.files.items():
-        of_model = results.get(name.removesuffix("-teacher"))
+        of_model = results.files.get(name.removesuffix("-teacher"))
         if of_model and of_model.get("data") != content.get("data"):
             raise _again(results, name, f"is of other data than {name.removesuffix('-teacher')}.json")
 
@@ -139,7 +141,7 @@ def _again(results: Results, name: str, fault: str) -> UsageError:
     return UsageError(f"--results: {name}.json {fault}: make it again with `{command}`, or take it away")
 
 
-def training_sources(results: Results) -> list[dict[str, str]]:
+def training_sources(results: Results) -> list[Json]:
     """The sources that training texts were drawn from: `source`, `repository`, `licence`, `restricted`.
 
     Raises:
@@ -147,14 +149,13 @@ def training_sources(results: Results) -> list[dict[str, str]]:
     """
     excluded = [set(run.get("exclude_sources") or ()) for run in results.runs.values()]
     never_used = set.intersection(*excluded) if excluded else set()
-    rows = list(_source_rows())
+    with SOURCES.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
     unknown = never_used - {row["source"] for row in rows}
     if unknown:
         raise UsageError(f"sources.csv: has no row for {', '.join(sorted(unknown))}, which training excluded")
-    return [row for row in rows if row["source"] not in never_used]
-
-
-def _source_rows() -> Iterator[dict[str, Any]]:
-    with SOURCES.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            yield row | {"restricted": any(mark in row["licence"] for mark in NON_COMMERCIAL)}
+    return [
+        row | {"restricted": any(mark in row["licence"] for mark in NON_COMMERCIAL)}
+        for row in rows
+        if row["source"] not in never_used
+    ]

@@ -33,7 +33,7 @@ from eval.quality.mixed import held_out_texts
 from eval.quality.policies import resamples
 from eval.quality.ridge import Ridge, fit_ridge
 from eval.quality.text_sets import MIXED, TextSet, data_folder, mixed_set, retrieval_sets, similarity_sets
-from eval.report import Report
+from eval.report import Report, rounded
 from leap.arguments import check_at_least, check_share, check_writable, option
 from leap.encode.encoder import Encoder, find_model, load_encoder
 from leap.encode.exits import FloatArray
@@ -184,6 +184,7 @@ def run(options: Options) -> Report:
         how = {"rounds": options.timings, "batch_size": options.batch_size, "seed": options.seed}
         figures["time"] = measure_time(bench.encoders, default, mixed.texts, **how)
     data = TextData(", ".join(names), checksum(sorted(names.items())))
+    figures = rounded(figures)
     return Report(figures, _summary(figures), bench.encoders, data, options.seed)
 
 

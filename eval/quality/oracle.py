@@ -1,7 +1,7 @@
 """What a row of a call must give, found otherwise: alone, unpadded, at full depth, through plain BertModel.
 
-The exit rule is then applied to the embeddings of all layers by `exits.py`, which shares no code with the
-model's loop. Sums taken in another order differ in their last digits, so a cosine that comes as near to its
+The exit rule is then applied to the embeddings of all layers, by code that shares nothing with the model's
+loop. Sums taken in another order differ in their last digits, so a cosine that comes as near to its
 threshold as `TIE_BAND` may fall on either side of it: such rows are told apart, and counted.
 """
 
@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from configuration_leap import ExitThreshold
-from leap.encode.exits import FloatArray, exit_layers, successive_cosines
+from leap.encode.exits import row_cosines
 from modeling_leap import LeapModel, LeapModelOutput
 
 TIE_BAND = 1e-4  # of a cosine, around its threshold
@@ -48,21 +47,6 @@ def plain_bert(model: LeapModel) -> BertModel:
     return bert.eval()
 
 
-def in_tie_band(cosines: FloatArray, theta: ExitThreshold, first: int, last: int) -> bool:
-    """Whether one of the cosines that are tested from layer `first` to `last` is within the band.
-
-    Args:
-        cosines: (L,) s_l of one text, from `leap.encode.exits.successive_cosines`.
-        theta: the threshold, or one a layer.
-        first: l_min, from 1.
-        last: the last layer that decides; the model's last decides nothing.
-    """
-    thetas = np.broadcast_to(np.asarray(theta, dtype=np.float64), len(cosines))
-    chosen = slice(first - 1, min(last, len(cosines) - 1))
-    with np.errstate(invalid="ignore"):
-        return bool((np.abs(cosines[chosen] - thetas[chosen]) <= TIE_BAND).any())
-
-
 def judge(bert: BertModel, model: LeapModel, call: Mapping[str, Any], output: LeapModelOutput) -> Verdict:
     """Compare every row of a call with what the oracle says of it.
 
@@ -77,7 +61,6 @@ def judge(bert: BertModel, model: LeapModel, call: Mapping[str, Any], output: Le
     tested = config.exit_thresholds(
         call.get("exit_threshold", "config"), call.get("min_exit_layer"), call.get("max_layers")
     )
-    thetas = [tested.get(layer) for layer in range(1, depth + 1)]
     tokens = call["input_ids"] if call.get("input_ids") is not None else call["inputs_embeds"]
     mask = call.get("attention_mask")
     kept = torch.ones(tokens.shape[:2], dtype=torch.bool) if mask is None else mask != 0
@@ -88,11 +71,16 @@ def judge(bert: BertModel, model: LeapModel, call: Mapping[str, Any], output: Le
             wrong += [] if right else [f"row {row} has no tokens and no zero vector of layer {depth}"]
             continue
         states = _alone(bert, call, row, kept[row])[: depth + 1]
-        pooled = np.stack([state.double().mean(dim=0).numpy() for state in states])[None]
-        # With the embeddings in front, column l is s_l.
-        cosines = successive_cosines(pooled, config.exit_patience)[0, 1:]
-        expected = int(exit_layers(cosines[None], thetas, 1)[0]) if tested else depth
-        if exit_layer != expected and in_tie_band(cosines, thetas, 1, max(exit_layer, expected)):
+        pooled = np.stack([state.double().mean(dim=0).numpy() for state in states])  # p_0 .. p_D
+        above = {
+            layer: row_cosines(pooled[layer], pooled[layer - config.exit_patience]) - theta
+            for layer, theta in tested.items()
+        }
+        expected = next((layer for layer, excess in above.items() if excess >= 0), depth)
+        last = max(exit_layer, expected)
+        if exit_layer != expected and any(
+            abs(excess) <= TIE_BAND for layer, excess in above.items() if layer <= last
+        ):
             tied += 1
             expected = exit_layer
         state = _landed(bert, states[expected], config.landing_layer, expected, depth)

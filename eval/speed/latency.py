@@ -1,15 +1,13 @@
 """Time of a batch at full depth and with exits, by batch size and length; the speedup reached and possible.
 
-    python -m eval latency --model . --batch_sizes 1,8,32 --lengths 16,64 --output results/latency.json
+    python -m eval latency --model . --batch_sizes 1 8 32 --lengths 16 64 --output results/latency.json
 
-Exits come in both forms: rows that leave alone, as `LeapModel` has it, and the batch leaving together when
-its last row has converged, as in arXiv 2605.01058. Times are of the network alone, without the tokenizer.
+Times are of the network alone, without the tokenizer.
 """
 
-import argparse
-import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +16,12 @@ from tqdm import tqdm
 
 from configuration_leap import ExitThreshold
 from eval.report import Report
-from eval.speed.timing import enter, in_turns, prepare, timed_inference, tokenize
-from leap.arguments import (
-    add_common_arguments,
-    add_exit_arguments,
-    add_texts_argument,
-    numbers,
-    positive,
-)
+from eval.speed.timing import OfTimedTexts, in_turns, timed_inference, tokenize
+from leap.arguments import check_at_least, option, threshold
 from leap.encode.encoder import Encoder
+from leap.encode.exits import theta_text
 from leap.errors import UsageError
 from leap.text.samples import texts_of
-from modeling_leap import LeapModel
 
 BATCH_SIZES = (1, 8, 32, 64)
 LENGTHS = (16, 64, 128)
@@ -39,15 +31,27 @@ NEAR = 0.8
 SHORTEST = 3  # two special tokens and a word's
 
 
+@dataclass(kw_only=True)
+class Options(OfTimedTexts):
+    """Options of this evaluation."""
+
+    batch_sizes: list[int] = option("texts a batch", list(BATCH_SIZES))
+    lengths: list[int] = option("tokens a text, about", list(LENGTHS))
+    rounds: int = option("timed batches of each kind", 100)
+
+    def __post_init__(self) -> None:
+        """See `eval.frame.Options`."""
+        super().__post_init__()
+        check_at_least(self, 1, "rounds")
+
+
 def evaluate_latency(
     encoder: Encoder,
     texts: Sequence[str],
     *,
     batch_sizes: Sequence[int] = BATCH_SIZES,
     lengths: Sequence[int] = LENGTHS,
-    exit_threshold: ExitThreshold | Literal["config"] = "config",
-    min_exit_layer: int | None = None,
-    thetas: Sequence[float] = (),
+    exit_threshold: ExitThreshold | str = "config",
     rounds: int = 100,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -59,75 +63,60 @@ def evaluate_latency(
         batch_sizes: numbers of texts a batch.
         lengths: about how many tokens a text is to have, the special ones included.
         exit_threshold: theta, or one a layer; "config": the model's own.
-        min_exit_layer: l_min; None: the model's own.
-        thetas: further thresholds, from the same l_min on, timed at the smallest batch of each length.
         rounds: timed batches of each variant, each of other texts as far as there are any.
         progress: show a progress bar.
 
     Returns:
-        `threads`, `device`, `dtype`, the rule, `rounds`, and `rows`, one for each batch size and length:
+        `threads`, `device`, `dtype`, `layers`, the rule, `rounds`, and `rows`, one for each batch size and
+        length:
 
         `batch_size`, `tokens` as asked for, `mean_tokens` as they are, `texts` different ones timed, and
-        whether they are `joined` of several for want of long ones; `mean_exit_layer`, and that of a batch
-        leaving together, `mean_exit_layer_together`; of `full_depth`, `exits` and `exits_together` the
-        `p50_ms`, `p95_ms` and `p99_ms` of a batch; `exit_test_ms`, what the exit rule's tests add to a batch
-        when nothing leaves: the median, over rounds, of the time with a threshold of 1, which no layer's work
-        reaches, less that without one (noise may make it negative); `speedup` and `speedup_together`, full
-        depth's p50 over that with exits; `speedup_possible`, layers over `mean_exit_layer`, as if the layers
-        were all there is; `share_of_possible`, `speedup` over it.
-
-        And `thresholds`: for each length and each of `thetas` its `exit_threshold`, `batch_size`, `tokens`,
-        `mean_exit_layer`, `p50_ms` and `speedup`.
+        whether they are `joined` of several for want of long ones; `mean_layers_run` by the rule; of
+        `full_depth`, `exits` and `all_leave`, with a threshold of -1, the `p50_ms`, `p95_ms` and `p99_ms` of
+        a batch; `exit_test_ms`, what the exit rule's tests add to a batch when nothing leaves: the median,
+        over rounds, of the time with a threshold that no text reaches, less that without one (noise may make
+        it negative); `speedup` and `speedup_all_leave`, full depth's p50 over theirs; `speedup_possible`,
+        layers over `mean_layers_run`, as if the layers were all there is; `share_of_possible`, `speedup` over
+        it.
 
     Raises:
         UsageError: a rule out of its range or by which nothing leaves, lengths or sizes that cannot be had.
     """
-    theta, first_layer, patience = encoder.exit_rule(exit_threshold, min_exit_layer)
-    tested = _thetas_tested(theta, first_layer, encoder.depth)
-    others = {}
-    for other in thetas:
-        encoder.exit_rule(other, min_exit_layer)  # a wrong one stops here, before the work
-        others[other] = _thetas_tested(other, first_layer, encoder.depth)
-    if not tested:
+    in_force = encoder.rule_in_force(exit_threshold)
+    theta = in_force["exit_threshold"]
+    if not encoder.model.config.exit_thresholds(theta):
         raise UsageError(
-            f"--exit_threshold: {theta} from layer {first_layer} on lets nothing leave before the last: "
-            "give one, or a lower --min_exit_layer"
+            f"--exit_threshold: {theta_text(theta)} lets no text leave early: give one, such as 0.8"
         )
     for size in batch_sizes:
         if size < 1:
-            raise UsageError(f"--batch_sizes must be at least 1, got {size}")
+            raise UsageError(f"--batch_sizes: must be at least 1, got {size}")
     for length in lengths:
         if not SHORTEST <= length <= encoder.max_length:
             raise UsageError(
-                f"--lengths must be in [{SHORTEST}, {encoder.max_length}] for this model, got {length}"
+                f"--lengths: must be in [{SHORTEST}, {encoder.max_length}] for this model, got {length}"
             )
     chosen = {
         length: choose_texts(encoder, texts, length, at_least=max(batch_sizes), wanted=rounds)
         for length in lengths
     }
-    rows, thresholds = [], []
-    with tqdm(
-        total=len(lengths) * len(batch_sizes) * rounds, desc="latency", unit="round", disable=not progress
-    ) as bar:
+    rows = []
+    total = len(lengths) * len(batch_sizes) * rounds
+    with tqdm(total=total, desc="latency", unit="round", disable=not progress) as bar:
         for length, (pool, joined) in chosen.items():
             for size in batch_sizes:
                 bar.set_postfix_str(f"{size} x {length} tokens")
-                also = others if size == min(batch_sizes) else {}
-                row, found = _measure(encoder, pool, length, size, tested, also, rounds, bar)
+                row = _measure(encoder, pool, length, size, theta, rounds, bar)
                 rows.append({"batch_size": size, "tokens": length, "joined": joined, **row})
-                thresholds += [{"batch_size": size, "tokens": length, **point} for point in found]
     model = encoder.model
     return {
         "threads": torch.get_num_threads(),
         "device": model.device.type,
         "dtype": str(model.dtype).removeprefix("torch."),
         "layers": encoder.depth,
-        "exit_threshold": theta,
-        "min_exit_layer": first_layer,
-        "exit_patience": patience,
+        **in_force,
         "rounds": rounds,
         "rows": rows,
-        "thresholds": thresholds,
     }
 
 
@@ -174,152 +163,69 @@ def choose_texts(
     return joined, True
 
 
-def _thetas_tested(theta: ExitThreshold, first_layer: int, depth: int) -> dict[int, float]:
-    """The threshold of each layer at which rows may leave before the last, as the model reads a rule."""
-    by_layer = theta if isinstance(theta, list) else [theta] * depth
-    return {
-        layer: by_layer[layer - 1] for layer in range(first_layer, depth) if by_layer[layer - 1] is not None
-    }
-
-
 def _measure(
     encoder: Encoder,
     pool: list[str],
     length: int,
     batch_size: int,
-    thetas: dict[int, float],
-    others: dict[float, dict[int, float]],
+    theta: ExitThreshold,
     rounds: int,
     bar: tqdm,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The figures of one row, and those of the further thresholds `others`, timed in the same turns.
-
-    `pool` holds the texts of that length; `thetas`, and what each of `others` stands for, is as of
-    `leave_together`.
-    """
+) -> dict[str, Any]:
+    """The figures of one row; `pool` holds the texts of that length."""
     model = encoder.model
-    lowest = model.config.exit_patience + 1  # l_min is in `thetas`
     rows = [
         np.arange(start, start + batch_size) % len(pool)
         for start in range(0, rounds * batch_size, batch_size)
     ]
     batches = [tokenize(encoder, [pool[row] for row in batch], length) for batch in rows]
 
-    def run(number: int, thetas: dict[int, float]) -> Tensor:
-        by_layer = [thetas.get(layer) for layer in range(1, encoder.depth + 1)]
-        return model(**batches[number], exit_threshold=by_layer, min_exit_layer=lowest).exit_layer
+    def run(number: int, theta: ExitThreshold) -> Tensor:
+        return model(**batches[number], exit_threshold=theta).layers_run
 
     variants = {
-        "full_depth": lambda number: run(number, {}),
-        "exits": lambda number: run(number, thetas),
-        "exits_together": lambda number: leave_together(model, batches[number], thetas)[1],
-        "watched": lambda number: run(number, dict.fromkeys(thetas, 1.0)),
-        **{other: functools.partial(run, thetas=by_layer) for other, by_layer in others.items()},
+        "full_depth": lambda number: run(number, None),
+        "exits": lambda number: run(number, theta),
+        "all_leave": lambda number: run(number, -1.0),
+        "watched": lambda number: run(number, _out_of_reach(encoder, theta)),
     }
     with timed_inference(model):
-        times, left = in_turns(variants, rounds=rounds, warm_up=WARM_UP, device=model.device, bar=bar)
-    mean_layers = {
-        name: float(torch.cat(left[name]).double().mean()) for name in ("exits", "exits_together", *others)
-    }
-    p50 = {name: np.median(values) for name, values in times.items()}
-    speedups = {name: float(p50["full_depth"] / p50[name]) for name in mean_layers}
-    possible = encoder.depth / mean_layers["exits"]
-    row = {
+        times, cost = in_turns(variants, rounds=rounds, warm_up=WARM_UP, device=model.device, bar=bar)
+    mean_layers_run = float(torch.cat(cost["exits"]).double().mean())
+    p50 = {name: float(np.median(values)) for name, values in times.items()}
+    speedup, possible = p50["full_depth"] / p50["exits"], encoder.depth / mean_layers_run
+    return {
         "mean_tokens": float(np.mean([int(batch["attention_mask"].sum()) / batch_size for batch in batches])),
         "texts": len(np.unique(rows)),
-        "mean_exit_layer": mean_layers["exits"],
-        "mean_exit_layer_together": mean_layers["exits_together"],
-        **{name: _percentiles(times[name]) for name in ("full_depth", "exits", "exits_together")},
+        "mean_layers_run": mean_layers_run,
+        **{
+            name: {f"p{share}_ms": float(np.percentile(times[name], share)) for share in (50, 95, 99)}
+            for name in ("full_depth", "exits", "all_leave")
+        },
         "exit_test_ms": float(np.median(times["watched"] - times["full_depth"])),
-        "speedup": speedups["exits"],
-        "speedup_together": speedups["exits_together"],
+        "speedup": speedup,
+        "speedup_all_leave": p50["full_depth"] / p50["all_leave"],
         "speedup_possible": possible,
-        "share_of_possible": speedups["exits"] / possible,
+        "share_of_possible": speedup / possible,
     }
-    return row, [
-        {
-            "exit_threshold": other,
-            "mean_exit_layer": mean_layers[other],
-            "p50_ms": float(p50[other]),
-            "speedup": speedups[other],
-        }
-        for other in others
-    ]
 
 
-def _percentiles(milliseconds: np.ndarray) -> dict[str, float]:
-    return {f"p{share}_ms": float(np.percentile(milliseconds, share)) for share in (50, 95, 99)}
+def _out_of_reach(encoder: Encoder, theta: ExitThreshold) -> list[float | None]:
+    """A threshold of 1, which layers' work does not let a text reach, wherever the rule has one."""
+    tested = encoder.model.config.exit_thresholds(theta)
+    return [1.0 if layer in tested else None for layer in range(1, encoder.depth + 1)]
 
 
-def leave_together(
-    model: LeapModel, batch: dict[str, Tensor], thetas: dict[int, float]
-) -> tuple[Tensor, Tensor]:
-    """Encode a batch as the paper does: all rows leave at the layer where the last of them has converged.
-
-    A row has converged from the first layer l on that it would leave at alone, cos(p_l, p_(l-k)) >= theta.
-
-    Args:
-        model: the network, in eval mode.
-        batch: `input_ids`, `attention_mask` and perhaps `token_type_ids`, (B, T) each.
-        thetas: the threshold of each layer, counted from 1, that lets rows leave; not empty.
-
-    Returns:
-        (B, H) embeddings, and (B,) the layer that all left at, from 1.
-    """
-    rows = enter(model, batch)
-    first_pooled = min(thetas) - rows.patience
-    converged = torch.zeros(len(batch["input_ids"]), dtype=torch.bool, device=model.device)
-    for number, layer in enumerate(model.encoder.layer, start=1):
-        rows.run(layer)
-        if number < first_pooled:
-            continue
-        rows.pool()
-        if number in thetas:
-            now, before = rows.pooled[-1], rows.pooled[0]
-            # As in the model; torch's cosine_similarity rounds otherwise.
-            cosine = (now * before).sum(dim=-1) / (now.norm(dim=-1) * before.norm(dim=-1))
-            converged |= cosine >= thetas[number]
-            if bool(converged.all()):
-                break
-    _, embeddings, left = rows.gather(number)
-    return embeddings, left
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this evaluation."""
-    add_common_arguments(parser, batch_size=False)
-    add_exit_arguments(parser)
-    add_texts_argument(parser, default="stsb")
-    parser.add_argument(
-        "--texts", type=positive, default=20_000, help="the first of a file of texts (default: %(default)s)"
-    )
-    for name, default, what in (
-        ("--batch_sizes", BATCH_SIZES, "texts a batch"),
-        ("--lengths", LENGTHS, "tokens a text, about"),
-    ):
-        shown = ",".join(map(str, default))
-        parser.add_argument(name, type=numbers(int), default=default, help=f"{what} (default: {shown})")
-    parser.add_argument(
-        "--rounds", type=positive, default=100, help="timed batches of each kind (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--thetas", type=numbers(float), default=(), help="further thresholds at the smallest batch: 0.9,0.95"
-    )
-    parser.add_argument("--threads", type=positive, help="of the CPU (default: torch's choice)")
-
-
-def run(args: argparse.Namespace) -> Report:
-    """Run it as the command does."""
-    encoder, data = prepare(args)
+def run(options: Options) -> Report:
+    """Time the model on the texts asked for."""
+    encoder, data = options.prepare()
     figures = evaluate_latency(
         encoder,
         texts_of(data),
-        batch_sizes=args.batch_sizes,
-        lengths=args.lengths,
-        exit_threshold=args.exit_threshold,
-        min_exit_layer=args.min_exit_layer,
-        thetas=args.thetas,
-        rounds=args.rounds,
+        batch_sizes=options.batch_sizes,
+        lengths=options.lengths,
+        exit_threshold=threshold(options.exit_threshold),
+        rounds=options.rounds,
         progress=True,
     )
     return Report(figures, _summary(figures), {"model": encoder}, data)
@@ -328,26 +234,19 @@ def run(args: argparse.Namespace) -> Report:
 def _summary(figures: dict[str, Any]) -> str:
     lines = [
         f"{figures['device']}, {figures['threads']} threads, {figures['dtype']}; theta "
-        f"{figures['exit_threshold']}, l_min {figures['min_exit_layer']}; p50 / p95 / p99 ms of a batch",
-        f"  {'batch x tokens':<15}{'full depth':>23}{'exits':>23}{'leaving together':>23}"
-        f"{'test':>8}{'layer':>7}{'speedup':>9}{'together':>9}{'possible':>9}{'share':>7}",
+        f"{theta_text(figures['exit_threshold'])}; p50 / p95 / p99 ms of a batch",
+        f"  {'batch x tokens':<15}{'full depth':>23}{'exits':>23}{'all leave':>23}"
+        f"{'test':>8}{'layers':>8}{'speedup':>9}{'possible':>9}{'share':>7}",
     ]
     for row in figures["rows"]:
         times = "".join(
             f"{' / '.join(f'{value:.2f}' for value in row[name].values()):>23}"
-            for name in ("full_depth", "exits", "exits_together")
+            for name in ("full_depth", "exits", "all_leave")
         )
         size = f"{row['batch_size']} x {row['tokens']}{'*' if row['joined'] else ''}"
         lines.append(
-            f"  {size:<15}{times}{row['exit_test_ms']:>8.2f}{row['mean_exit_layer']:>7.2f}"
-            f"{row['speedup']:>9.2f}{row['speedup_together']:>9.2f}{row['speedup_possible']:>9.2f}"
-            f"{row['share_of_possible']:>7.0%}"
-        )
-    for point in figures["thresholds"]:
-        lines.append(
-            f"  {point['batch_size']} x {point['tokens']}, theta {point['exit_threshold']:g}: p50 "
-            f"{point['p50_ms']:.2f} ms, mean layer {point['mean_exit_layer']:.2f}, "
-            f"speedup {point['speedup']:.2f}"
+            f"  {size:<15}{times}{row['exit_test_ms']:>8.2f}{row['mean_layers_run']:>8.2f}"
+            f"{row['speedup']:>9.2f}{row['speedup_possible']:>9.2f}{row['share_of_possible']:>7.0%}"
         )
     if any(row["joined"] for row in figures["rows"]):
         lines.append("  * texts joined of several, as too few were that long")

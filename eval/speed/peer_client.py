@@ -1,4 +1,4 @@
-"""The other end of `eval.speed.peer_worker`: start the process of a library, ask it, hear what ended it."""
+"""Client of `eval.speed.peer_worker`: start a library's process, send requests, report how it ended."""
 
 import importlib.util
 import json
@@ -47,12 +47,12 @@ class PeerProcess:
             text=True,
             env=os.environ
             | {
-                # Every library has so many threads, for all that it does.
+                # Limits every thread pool of the library.
                 "OMP_NUM_THREADS": threads,
                 "MKL_NUM_THREADS": threads,
                 "RAYON_NUM_THREADS": threads,
                 "TOKENIZERS_PARALLELISM": "true" if sources.threads > 1 else "false",
-                "HF_HUB_OFFLINE": "1",  # the models are in folders: nothing is to wait for a network
+                "HF_HUB_OFFLINE": "1",  # the models are local folders; do not wait for a network
             },
         )
         try:

@@ -1,4 +1,4 @@
-"""The files that libraries other than torch's run, made from the checkpoints once for all of them."""
+"""Exported files for the libraries that do not run torch checkpoints, made once."""
 
 import shutil
 import tempfile
@@ -17,7 +17,7 @@ from leap.errors import UsageError, first_line
 def sources_of(
     model: Encoder, teacher: Encoder, peers: Sequence[Peer], threads: int
 ) -> Iterator[dict[str, Sources]]:
-    """Where the peers find the two models, "leap" and "teacher"; exported files are there for the block.
+    """Paths of the two models, "leap" and "teacher"; exported files exist within the block.
 
     Args:
         model: LEAP.

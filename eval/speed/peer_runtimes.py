@@ -1,4 +1,4 @@
-"""How texts become vectors in each library that is compared: what its users write, one function a library.
+"""Texts to vectors in each library compared, as its users write it: one function a library.
 
 Imported by the process that measures a library and by the one that asks it to, so every library is imported
 in the function that needs it: what another one takes of memory must not count as its own.
@@ -210,7 +210,7 @@ def _openvino(file: str) -> Callable[[Sources], dict[str, Encode]]:
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": sources.threads,
-            "INFERENCE_PRECISION_HINT": "f32",  # some processors would be given bfloat16
+            "INFERENCE_PRECISION_HINT": "f32",  # some processors would run bfloat16
         }
         model = openvino.Core().compile_model(str(Path(sources.exported) / file), "CPU", settings)
         request, tokenize = model.create_infer_request(), _tokenize(sources)

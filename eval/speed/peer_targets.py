@@ -1,4 +1,4 @@
-"""What the comparison of libraries is to show: exits that pay in every library, and LEAP ahead of each other.
+"""Targets of the comparison: exits pay in every library, and LEAP is ahead of every peer.
 
 Figures are compared as they are printed, so that words and tables never disagree.
 """
@@ -15,7 +15,7 @@ Json = dict[str, Any]
 
 # Of exits over full depth in the same library, at batch 1: what the paper reports of torch on a GPU.
 SPEEDUP = 1.6
-# Of layers over the mean exit layer, what the speedup is to reach; batches regroup their rows, which costs.
+# Share of layers over the mean exit layer that the speedup has to reach; regrouping rows costs batches some.
 SHARE_ALONE, SHARE_BATCHED = 0.90, 0.85
 
 
@@ -43,7 +43,7 @@ class Pace:
 
     @property
     def fast_enough(self) -> bool:
-        """Whether the speedup is reached; asked of one text at a time only."""
+        """Whether the speedup is reached; required of one text at a time only."""
         return self.batch_size > 1 or round(self.speedup, 2) >= SPEEDUP
 
     @property
@@ -134,13 +134,13 @@ def _races(figures: Json) -> Iterator[Race]:
                 for row in figures["rows"]
                 if (row["texts"], row["batch_size"]) == setting and row["peer"] == name
             )
-            # Both ratios are to the same baseline in the same round: theirs to each other, round by round.
+            # Both ratios have the same baseline in the same round, so their quotient is taken round by round.
             times = np.divide(own[best]["ratios"], theirs["ratios"])
             yield Race(name, best, *setting, float(np.median(times)))
 
 
 def summary(figures: Json) -> str:
-    """The figures for a reader at a terminal."""
+    """The figures as text."""
     lines = [f"{figures['threads']} threads; p50 / p95 ms of a batch, and how often as fast as the baseline"]
     quality = {(row["peer"], row["variant"]): row for row in figures["quality"]}
     for texts, size in settings(figures):

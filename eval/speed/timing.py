@@ -1,10 +1,10 @@
 """What timings share: clocks that wait for the device, variants in turns, the model's loop step by step."""
 
-import argparse
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from leap.arguments import check_writable
-from leap.encode.encoder import Encoder, find_model, load_encoder
+from eval.frame import OfModel
+from leap.arguments import check_at_least, option, threshold
+from leap.encode.encoder import Encoder
 from leap.encode.exits import FloatArray
 from leap.text.samples import Texts, load_texts_or_pairs
 from leap.text.sets import StsData
@@ -24,19 +25,32 @@ from modeling_leap import LeapModel, _Batch, _pooling_weights
 Result = TypeVar("Result")
 
 
-def prepare(args: argparse.Namespace) -> tuple[Encoder, StsData | Texts]:
-    """The model and the texts that a command times, with the threads it asks for; wrong arguments stop here.
+@dataclass(kw_only=True)
+class OfTimedTexts(OfModel):
+    """Options of an evaluation that times a model on texts, by an exit rule."""
 
-    Raises:
-        UsageError: as `check_writable`, `find_model`, `load_texts_or_pairs` and `load_encoder`.
-    """
-    check_writable("--output", args.output)
-    find_model(args.model)
-    data = load_texts_or_pairs(args.data, args.split, args.texts)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
-    return encoder, data
+    data: str = option("texts (.txt, .jsonl ...), or pairs: CSV, stsb, STS12 ... or a Hub id", "stsb")
+    split: str = option("split of a set of pairs", "test")
+    texts: int = option("the first of a file of texts", 20_000)
+    exit_threshold: str = option("theta, or config for the model's own", "config")
+    threads: int | None = option("threads of the CPU; otherwise torch's choice", None)
+
+    def __post_init__(self) -> None:
+        """See `eval.frame.Options`."""
+        super().__post_init__()
+        threshold(self.exit_threshold)
+        check_at_least(self, 1, "texts", "threads")
+
+    def prepare(self) -> tuple[Encoder, StsData | Texts]:
+        """The model and the texts, with the threads asked for.
+
+        Raises:
+            UsageError: as `load_texts_or_pairs` and `load_encoder`.
+        """
+        data = load_texts_or_pairs(self.data, self.split, self.texts)
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        return self.encoder(), data
 
 
 @contextmanager
@@ -131,7 +145,8 @@ def enter(model: LeapModel, batch: dict[str, Tensor]) -> _Batch:
     mask = batch["attention_mask"]
     return _Batch(
         hidden,
-        mask=model._layer_mask(hidden, mask),
+        mask=model.layer_mask(hidden, mask.bool()),
         weights=_pooling_weights(hidden, mask),
+        depth=model.config.num_hidden_layers,
         patience=model.config.exit_patience,
     )

@@ -7,12 +7,12 @@ goes by outside the layers; from which share of a batch on the copy of the rows 
 layer's work for those that left; and, with `--compile`, whether layers compiled one by one are faster.
 """
 
-import argparse
 import copy
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,8 @@ from torch import Tensor, nn
 
 from eval.report import Report
 from eval.speed.latency import SHORTEST, choose_texts
-from eval.speed.timing import enter, in_turns, prepare, timed_inference, tokenize
-from leap.arguments import (
-    add_common_arguments,
-    add_exit_arguments,
-    add_texts_argument,
-    numbers,
-    positive,
-)
+from eval.speed.timing import OfTimedTexts, enter, in_turns, timed_inference, tokenize
+from leap.arguments import check_at_least, option, threshold
 from leap.encode.encoder import Encoder
 from leap.encode.exits import FloatArray
 from leap.errors import UsageError
@@ -71,10 +65,10 @@ def measure_overhead(encoder: Encoder, texts: Sequence[str], rule: dict[str, Any
     Args:
         encoder: the model.
         texts: one a round.
-        rule: `exit_threshold` and `min_exit_layer` of a call.
+        rule: `exit_threshold` of a call.
 
     Returns:
-        `texts`, `mean_tokens`, `mean_exit_layer`; for `exits` and `full_depth` the median milliseconds
+        `texts`, `mean_tokens`, `mean_layers_run`; for `exits` and `full_depth` the median milliseconds
         `forward_ms` and `outside_layers_ms`, the latter with layers that give what they gave before without
         work, and `outside_share`, the median over texts of the quotient; and `steps_ms`, the median of each
         step outside the layers, once.
@@ -89,14 +83,14 @@ def measure_overhead(encoder: Encoder, texts: Sequence[str], rule: dict[str, Any
         ]
 
         def outside(number: int, **call: object) -> Tensor:
-            return bare(**batches[number], **call).exit_layer
+            return bare(**batches[number], **call).layers_run
 
         variants = {
-            "exits": lambda number: model(**batches[number], **rule).exit_layer,
+            "exits": lambda number: model(**batches[number], **rule).layers_run,
             # A variant of its own, as it is no part of a forward pass.
             "play": lambda number: play(bare, states[number]),
             "outside_exits": lambda number: outside(number, **rule),
-            "full_depth": lambda number: model(**batches[number], exit_threshold=None).exit_layer,
+            "full_depth": lambda number: model(**batches[number], exit_threshold=None).layers_run,
             "outside_full_depth": lambda number: outside(number, exit_threshold=None),
         }
         times, found = in_turns(variants, rounds=len(texts), warm_up=WARM_UP, device=model.device)
@@ -106,7 +100,7 @@ def measure_overhead(encoder: Encoder, texts: Sequence[str], rule: dict[str, Any
     return {
         "texts": len(texts),
         "mean_tokens": float(np.mean([batch["input_ids"].shape[1] for batch in batches])),
-        "mean_exit_layer": float(torch.cat(found["exits"]).double().mean()),
+        "mean_layers_run": float(torch.cat(found["exits"]).double().mean()),
         **{
             name: {
                 "forward_ms": float(np.median(times[name])),
@@ -130,11 +124,11 @@ def _steps(model: LeapModel, batches: Sequence[dict[str, Tensor]]) -> dict[str, 
     variants = {
         "input checks": lambda n: model._check_inputs(calls[n][0], None, calls[n][1], calls[n][2], None),
         "embeddings": lambda n: model._embed(calls[n][0], calls[n][2], None, None),
-        "mask": lambda n: model._layer_mask(entered[n].hidden, calls[n][1]),
+        "mask": lambda n: model.layer_mask(entered[n].hidden, calls[n][1].bool()),
         "pooling weights": lambda n: _pooling_weights(entered[n].hidden, calls[n][1]),
         "pooling, a layer": lambda n: entered[n].pool(),
         "exit test, a layer": lambda n: entered[n].let_leave(NO_ROW, 1),
-        "gathering": lambda n: entered[n].gather(1),
+        "joining": lambda n: entered[n].join(),
     }
     times, _ = in_turns(variants, rounds=len(batches), warm_up=WARM_UP, device=model.device)
     return {name: float(np.median(values)) for name, values in times.items()}
@@ -183,17 +177,18 @@ def measure_compaction(encoder: Encoder, texts: list[str], length: int, *, round
 
 
 def _leave(whole: _Batch, count: int) -> Callable[[int], tuple[Tensor, ...]]:
-    """A variant: test all rows, take out `count` of them, spread over the batch, and gather."""
+    """A variant: test all rows, take out `count` of them, spread over the batch, and join again."""
     now = whole.pool()
     before = -now  # cosine -1
     chosen = torch.arange(count, device=now.device) * len(now) // max(count, 1)
     before[chosen] = now[chosen]  # cosine 1
 
     def variant(_number: int) -> tuple[Tensor, ...]:
-        rows = _Batch(whole.hidden, whole.mask, whole.weights, whole.patience)
+        rows = _Batch(whole.hidden, whole.mask, whole.weights, depth=2, patience=whole.patience)
         rows.pooled = [*[before] * whole.patience, now]
         rows.let_leave(0.5, 1)
-        return rows.gather(2)
+        rows.join()
+        return rows.hidden, rows.exit_layer
 
     return variant
 
@@ -257,40 +252,30 @@ def measure_compiled(encoder: Encoder, texts: Sequence[str], rule: dict[str, Any
     }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this evaluation."""
-    add_common_arguments(parser, batch_size=False)
-    add_exit_arguments(parser)
-    add_texts_argument(parser, default="stsb")
-    parser.add_argument(
-        "--texts", type=positive, default=20_000, help="the first of a file of texts (default: %(default)s)"
-    )
-    shown = ",".join(map(str, LENGTHS))
-    parser.add_argument(
-        "--lengths",
-        type=numbers(int),
-        default=LENGTHS,
-        help=f"tokens a text of a batch, about (default: {shown})",
-    )
-    parser.add_argument(
-        "--rounds", type=positive, default=200, help="single texts, each timed once (default: %(default)s)"
-    )
-    parser.add_argument("--threads", type=positive, help="of the CPU (default: torch's choice)")
-    parser.add_argument(
-        "--compile", action="store_true", help="also time layers compiled one by one (a minute or more)"
-    )
+@dataclass(kw_only=True)
+class Options(OfTimedTexts):
+    """Options of this evaluation."""
+
+    lengths: list[int] = option("tokens a text of a batch, about", list(LENGTHS))
+    rounds: int = option("single texts, each timed once", 200)
+    compile: bool = option("also time layers compiled one by one, a minute or more", False)
+
+    def __post_init__(self) -> None:
+        """See `eval.frame.Options`."""
+        super().__post_init__()
+        check_at_least(self, 1, "rounds")
 
 
-def run(args: argparse.Namespace) -> Report:
-    """Run it as the command does."""
-    encoder, data = prepare(args)
+def run(options: Options) -> Report:
+    """Measure the model on the texts asked for."""
+    encoder, data = options.prepare()
     figures = evaluate_torch_path(
         encoder,
         texts_of(data),
-        rule={"exit_threshold": args.exit_threshold, "min_exit_layer": args.min_exit_layer},
-        lengths=args.lengths,
-        rounds=args.rounds,
-        compiled=args.compile,
+        rule={"exit_threshold": threshold(options.exit_threshold)},
+        lengths=options.lengths,
+        rounds=options.rounds,
+        compiled=options.compile,
     )
     return Report(figures, _summary(figures), {"model": encoder}, data)
 
@@ -309,7 +294,7 @@ def evaluate_torch_path(
     Args:
         encoder: the model.
         texts: to choose from; single ones are taken evenly over them.
-        rule: `exit_threshold` and `min_exit_layer` of a call, as `LeapModel.forward` takes them.
+        rule: `exit_threshold` of a call.
         lengths: about how many tokens the texts of the batches are to have.
         rounds: single texts that are timed, at most; a batch is timed a quarter as often.
         compiled: also `measure_compiled`.
@@ -323,7 +308,7 @@ def evaluate_torch_path(
         UsageError: a rule out of its range, lengths that the texts or the model cannot have, or no compiler
             for `compiled`.
     """
-    theta, first_layer, patience = encoder.exit_rule(**rule)
+    in_force = encoder.rule_in_force(**rule)
     for length in lengths:
         if not SHORTEST <= length <= encoder.max_length:
             raise UsageError(
@@ -343,9 +328,7 @@ def evaluate_torch_path(
         "device": model.device.type,
         "dtype": str(model.dtype).removeprefix("torch."),
         "layers": encoder.depth,
-        "exit_threshold": theta,
-        "min_exit_layer": first_layer,
-        "exit_patience": patience,
+        **in_force,
         "single": measure_overhead(encoder, single, rule),
         "compaction": [
             {"joined": joined}
@@ -360,9 +343,9 @@ def _summary(figures: dict[str, Any]) -> str:
     single = figures["single"]
     lines = [
         f"{figures['device']}, {figures['threads']} threads, {figures['dtype']}; theta "
-        f"{figures['exit_threshold']}, l_min {figures['min_exit_layer']}; medians",
-        f"single texts ({single['texts']}, {single['mean_tokens']:.1f} tokens, mean exit layer "
-        f"{single['mean_exit_layer']:.2f}): forward pass, and outside the layers",
+        f"{figures['exit_threshold']}; medians",
+        f"single texts ({single['texts']}, {single['mean_tokens']:.1f} tokens, layers run: "
+        f"{single['mean_layers_run']:.2f}): forward pass, and outside the layers",
     ]
     lines += [
         f"  {title:<12}{row['forward_ms']:>8.2f} ms{row['outside_layers_ms']:>8.3f} ms"

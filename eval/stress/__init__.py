@@ -1,1 +1,1 @@
-"""Whether it holds: hostile input, long runs, kills, and fast paths against slow ones."""
+"""Stress: hostile input, long runs, kills, and fast paths against slow ones."""

@@ -8,7 +8,6 @@ rounding may carry to the other side. A path of other weights (int8) has no such
 embeddings and exits are is told as a distribution. With `--teacher` each path's error to it is told, too.
 """
 
-import argparse
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +19,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from eval.frame import Batched, OfModel
 from eval.quality.oracle import TIE_BAND, TOLERANCE
 from eval.report import Report
 from eval.speed.runtimes import load_runtime
 from eval.speed.timing import tokenize
-from leap.arguments import add_common_arguments, check_writable, numbers, positive
+from leap.arguments import check_at_least, option
 from leap.encode.encoder import Encoder, Encoding, encode, load_encoder
 from leap.encode.exits import FloatArray, row_cosines, theta_text
 from leap.errors import UsageError
@@ -167,21 +167,21 @@ def load_texts(sources: Sequence[str], count: int) -> Texts:
     return Texts(names, checksum(texts[:count]), texts[:count])
 
 
-def _onnx(precision: str) -> Callable[[argparse.Namespace, Encoder], Way]:
-    def way(args: argparse.Namespace, _encoder: Encoder) -> Way:
-        found = load_runtime(args.model, precision)
-        return Way(lambda texts, rule: found(texts, rule, args.batch_size), exact=precision == "float32")
+def _onnx(precision: str) -> Callable[["Options", Encoder], Way]:
+    def way(options: "Options", _encoder: Encoder) -> Way:
+        found = load_runtime(options.model, precision)
+        return Way(lambda texts, rule: found(texts, rule, options.batch_size), exact=precision == "float32")
 
     return way
 
 
 # Each raises a UsageError where a file or a package that it needs is missing.
-PATHS: dict[str, Callable[[argparse.Namespace, Encoder], Way]] = {
-    "alone": lambda _args, encoder: Way(
+PATHS: dict[str, Callable[["Options", Encoder], Way]] = {
+    "alone": lambda _options, encoder: Way(
         lambda texts, rule: one_at_a_time(encoder, texts, rule, "alone").encoding
     ),
-    "batches": lambda args, encoder: Way(
-        lambda texts, rule: in_company(encoder, texts, rule, args.batch_size, "batches")
+    "batches": lambda options, encoder: Way(
+        lambda texts, rule: in_company(encoder, texts, rule, options.batch_size, "batches")
     ),
     "onnx": _onnx("float32"),
     "onnx-int8": _onnx("int8"),
@@ -227,66 +227,60 @@ def measure(
     }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this evaluation."""
-    add_common_arguments(parser)
-    parser.set_defaults(batch_size=32)
-    parser.add_argument(
-        "--data", nargs="*", default=[], help="text files or globs (default: train/ of LEAP_DATA)"
-    )
-    parser.add_argument("--texts", type=positive, default=20_000, help="how many (default: %(default)s)")
-    parser.add_argument(
-        "--paths",
-        type=lambda text: text.split(","),
-        default=list(PATHS),
-        help=f"comma-separated, of {', '.join(PATHS)} (default: all; those that cannot run are named)",
-    )
-    parser.add_argument("--teacher", help="model whose vectors each path's error is told to")
-    parser.add_argument(
-        "--thetas",
-        type=numbers(float),
-        default=(),
-        help="further thresholds to compare at, such as 0.95, for exits at more layers than the config's",
-    )
+@dataclass(kw_only=True)
+class Options(Batched, OfModel):
+    """Options of this evaluation."""
+
+    batch_size: int = option("texts a forward pass", 32)
+    data: list[str] = option("text files or globs; otherwise train/ of LEAP_DATA", [])
+    texts: int = option("how many", 20_000)
+    paths: list[str] = option(f"of {', '.join(PATHS)}; those that cannot run are named", list(PATHS))
+    teacher: str | None = option("model whose vectors each path's error is told to", None)
+    thetas: list[float] = option("further thresholds to compare at", [])
+
+    def __post_init__(self) -> None:
+        """See `eval.frame.Options`."""
+        super().__post_init__()
+        check_at_least(self, 1, "texts")
+        unknown = [name for name in self.paths if name not in PATHS]
+        if unknown:
+            raise UsageError(f"--paths: {unknown[0]!r} is none of {', '.join(PATHS)}")
 
 
-def run(args: argparse.Namespace) -> Report:
+def run(options: Options) -> Report:
     """Run it as the command does.
 
     Raises:
         UsageError: of an argument, or none of the paths can run here.
     """
-    check_writable("--output", args.output)
-    unknown = [name for name in args.paths if name not in PATHS]
-    if unknown:
-        raise UsageError(f"--paths: {unknown[0]!r} is none of {', '.join(PATHS)}")
-    data = load_texts(args.data, args.texts)
-    encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
-    for theta in args.thetas:
+    data = load_texts(options.data, options.texts)
+    encoder = options.encoder()
+    for theta in options.thetas:
         encoder.exit_rule(theta)  # a wrong one stops here, before the work
     found: dict[str, Way] = {}
     missing: dict[str, str] = {}
-    for name in args.paths:  # all of them before the work: what is missing is known at once
+    for name in options.paths:  # all of them before the work: what is missing is known at once
         try:
-            found[name] = PATHS[name](args, encoder)
+            found[name] = PATHS[name](options, encoder)
         except UsageError as error:
             missing[name] = str(error)
     if not found:
         raise UsageError(f"--paths: none of them can run here: {'; '.join(missing.values())}")
 
     models, vectors = {"model": encoder}, None
-    if args.teacher:
-        models["teacher"] = load_encoder(args.teacher, device=args.device, argument="--teacher")
-        vectors = encode(models["teacher"], data.texts, batch_size=args.batch_size, exit_threshold=None)
+    if options.teacher:
+        models["teacher"] = load_encoder(options.teacher, device=options.device, argument="--teacher")
+        vectors = encode(models["teacher"], data.texts, batch_size=options.batch_size, exit_threshold=None)
         vectors = vectors.embeddings
     figures = {
         "texts": len(data.texts),
-        "batch_size": args.batch_size,
+        "batch_size": options.batch_size,
         "tie_band": TIE_BAND,
         "tolerance": TOLERANCE,
         **measure(encoder, data.texts, {}, found, vectors),
         "further": [
-            measure(encoder, data.texts, {"exit_threshold": theta}, found, vectors) for theta in args.thetas
+            measure(encoder, data.texts, {"exit_threshold": theta}, found, vectors)
+            for theta in options.thetas
         ],
         "left_out": missing,
     }

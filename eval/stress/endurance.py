@@ -7,7 +7,6 @@ depth, with every encoder there is. All the while a fixed set of texts is encode
 it gave at the start. The first tenth of the time is the warm-up that memory is not judged by.
 """
 
-import argparse
 import statistics
 import threading
 import time
@@ -20,10 +19,11 @@ import numpy as np
 import psutil
 import torch
 
+from eval.frame import OfModel
 from eval.report import Report
 from eval.speed.runtimes import load_runtime
-from leap.arguments import add_common_arguments, add_texts_argument, check_writable, positive
-from leap.encode.encoder import Encoder, Encoding, encode, load_encoder
+from leap.arguments import check_at_least, option
+from leap.encode.encoder import Encoder, Encoding, encode
 from leap.errors import UsageError
 from leap.text.samples import load_texts_or_pairs, texts_of
 
@@ -203,30 +203,38 @@ def onnx_encoder(source: str, threads: int) -> Encode:
     return lambda texts, rule: found(texts, rule, 64)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this evaluation."""
-    add_common_arguments(parser, batch_size=False)
-    add_texts_argument(parser, default="stsb")
-    parser.add_argument("--minutes", type=float, default=60, help="how long (default: %(default)s)")
-    parser.add_argument(
-        "--threads", type=positive, default=4, help="that call at once (default: %(default)s)"
-    )
+@dataclass(kw_only=True)
+class Options(OfModel):
+    """Options of this evaluation."""
+
+    data: str = option("texts (.txt, .jsonl ...), or pairs: CSV, stsb, STS12 ... or a Hub id", "stsb")
+    split: str = option("split of a set of pairs", "test")
+    minutes: float = option("how long", 60.0)
+    threads: int = option("threads that call at once", 4)
+
+    def __post_init__(self) -> None:
+        """See `eval.frame.Options`."""
+        super().__post_init__()
+        check_at_least(self, 1, "threads")
 
 
-def run(args: argparse.Namespace) -> Report:
+def run(options: Options) -> Report:
     """Run it as the command does."""
-    check_writable("--output", args.output)
-    data = load_texts_or_pairs(args.data, args.split)
-    encoder = load_encoder(args.model, trust_remote_code=args.trust_remote_code, device=args.device)
+    data = load_texts_or_pairs(options.data, options.split)
+    encoder = options.encoder()
     encoders, left_out = {"torch": torch_encoder(encoder)}, {}
-    each = max(1, torch.get_num_threads() // args.threads)  # threads of a call: no more in all than cores
+    each = max(1, torch.get_num_threads() // options.threads)  # threads of a call: no more in all than cores
     try:
-        encoders["onnx"] = onnx_encoder(args.model, each)
+        encoders["onnx"] = onnx_encoder(options.model, each)
     except UsageError as error:
         left_out["onnx"] = str(error)
     with torch_threads(each):
-        course = endure(encoders, texts_of(data), seconds=60 * args.minutes, threads=args.threads)
-    figures = {"threads": args.threads, "encoders": list(encoders), "left_out": left_out} | course.figures()
+        course = endure(encoders, texts_of(data), seconds=60 * options.minutes, threads=options.threads)
+    figures = {
+        "threads": options.threads,
+        "encoders": list(encoders),
+        "left_out": left_out,
+    } | course.figures()
     return Report(figures=figures, summary=_summary(figures), models={"model": encoder}, data=data, seed=SEED)
 
 

@@ -1,4 +1,4 @@
-"""Calls of all kinds with random arguments: each gives the right vectors or one clear ValueError.
+"""Random calls: each returns the right vectors or raises one clear ValueError.
 
     python -m eval fuzz --model . --calls 5000 --tiny_calls 100000 --output results/fuzz.json
 
@@ -27,13 +27,13 @@ from leap.files import checksum
 from leap.text.sets import TextData
 from modeling_leap import LeapModel
 
-RARELY = 500  # calls to one of each kind that is slow
+RARELY = 500  # calls for each call of a slow kind
 SHOWN = 20  # failures that a result names
 
 
 @dataclass
 class Tally:
-    """What came of the calls of one model; every count by kind of input."""
+    """Outcomes of the calls of one model, counted by kind of input."""
 
     calls: Counter[str] = field(default_factory=Counter)
     right: Counter[str] = field(default_factory=Counter)
@@ -44,7 +44,7 @@ class Tally:
     failures: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """As a result holds it."""
+        """The figures for a result."""
         return {
             "calls": self.calls.total(),
             "rows_compared": self.rows,
@@ -62,7 +62,7 @@ class Tally:
 
 
 def draw_kind(number: int) -> str:
-    """The kind of the call of this number: all in turn, the slow ones once in `RARELY` calls."""
+    """The kind of a call by its number: all kinds cyclically, slow ones once in `RARELY` calls."""
     if number % RARELY < len(LONG):
         return list(LONG)[number % RARELY]
     kinds = [*RIGHT, *WRONG]
@@ -70,7 +70,7 @@ def draw_kind(number: int) -> str:
 
 
 def fuzz(subject: Subject, calls: int, seed: int, progress: str | None = None) -> Tally:
-    """Make `calls` calls and judge each.
+    """Make `calls` calls and check each.
 
     Args:
         subject: what is called.

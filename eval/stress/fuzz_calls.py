@@ -1,4 +1,4 @@
-"""The calls of `eval.stress.fuzz`: arguments of every kind, right ones and wrong ones, drawn at random."""
+"""Calls of `eval.stress.fuzz`: valid and invalid arguments of every kind, drawn at random."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ SCRIPTS = (
     "こんにちは世界",
     "안녕하세요",
     "สวัสดีชาวโลก",
-    "\U0001d518\U0001d52b\U0001d526",  # letters beyond the first plane
-    "e\u0301\u0308\u0323 z\u0351\u036b",  # marks on marks
+    "\U0001d518\U0001d52b\U0001d526",  # letters outside the basic multilingual plane
+    "e\u0301\u0308\u0323 z\u0351\u036b",  # stacked combining marks
 )
 EMOJI = ("😀", "👩‍👩‍👧‍👦", "🏳️‍🌈", "🇪🇺", "👍🏽", "\ufe0f", "☃", "💯💯💯")
 CONTROLS = (
@@ -41,7 +41,7 @@ Random = np.random.Generator
 
 @dataclass(frozen=True)
 class Subject:
-    """What is called: a model in eval mode on the CPU and its tokenizer."""
+    """The model under test, in eval mode on the CPU, and its tokenizer."""
 
     model: LeapModel
     tokenizer: PreTrainedTokenizerBase
@@ -133,7 +133,7 @@ def types_and_positions(subject: Subject, random: Random) -> Call:
 
 
 def embeds(subject: Subject, random: Random) -> Call:
-    """Word embeddings in the place of ids."""
+    """Word embeddings instead of ids."""
     call = padded(subject, random)
     with torch.no_grad():
         call["inputs_embeds"] = subject.model.get_input_embeddings()(call.pop("input_ids"))
@@ -168,7 +168,7 @@ def _long_text(random: Random) -> str:
     return " ".join((words * LONG_TEXT)[:LONG_TEXT])
 
 
-# Calls that are right: each draws arguments, and must give what the oracle gives.
+# Valid calls: each draws arguments, and must agree with the oracle.
 RIGHT: dict[str, Draw] = {
     "right padding": padded,
     "left padding": lambda subject, random: padded(subject, random, left=True),
@@ -196,7 +196,7 @@ LONG: dict[str, Draw] = {
 
 
 def _with(**changes: Callable[[Call, Subject, Random], Any]) -> Draw:
-    """A right call with some of its arguments replaced by wrong ones."""
+    """A valid call with some of its arguments replaced by invalid ones."""
 
     def call(subject: Subject, random: Random) -> Call:
         right = padded(subject, random)
@@ -246,7 +246,7 @@ def _bad_embeds(*values: float) -> Draw:
     return call
 
 
-# Calls that are wrong: each must raise a ValueError of one line that begins with the name given.
+# Invalid calls: each must raise a one-line ValueError that begins with the name given.
 WRONG: dict[str, tuple[str, Draw]] = {
     "ids beyond the vocabulary": ("input_ids", _with(input_ids=_one_id(0, 2**40))),
     "negative ids": ("input_ids", _with(input_ids=_one_id(-(2**40), 0))),
@@ -334,7 +334,7 @@ def draw_rule(subject: Subject, random: Random) -> Call:
     config, layers = subject.model.config, subject.model.config.num_hidden_layers
 
     def theta() -> float:
-        # As many near 1, where cosines of trained models lie, as anywhere.
+        # Half of them near 1, where the cosines of trained models are.
         value = 1 - 10 ** random.uniform(-3, 0) if random.random() < 0.5 else random.uniform(-0.999, 1)
         return float(value)
 

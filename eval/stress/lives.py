@@ -1,7 +1,7 @@
-"""Programs of this project that are started, killed at a chosen moment and started again.
+"""Start programs of this project, kill them at a chosen moment, start them again.
 
-Each life is a process of its own, forked from a server that has the libraries loaded: so a life takes a
-second to begin, and the moments of the kills fall into the work and not into imports.
+Each run is a process forked from a server with the libraries loaded, so that it starts within a second and
+kills hit the work and not the imports.
 """
 
 import importlib
@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PRELOAD = ["train_leap", "encode_corpus"]
-POLL = 0.0002  # seconds between looks at what a life has written
+POLL = 0.0002  # seconds between checks of what a process has written
 
 
 def warm_up() -> None:
-    """Have the server up, so that the first life takes no longer than the others."""
+    """Start the server, so that the first run takes no longer than the others."""
     process = _context().Process(target=os.getpid)
     process.start()
     process.join()
@@ -38,10 +38,10 @@ def _context() -> multiprocessing.context.ForkServerContext:
 
 @dataclass(frozen=True)
 class Life:
-    """How a process went.
+    """How a process ended.
 
     Attributes:
-        seconds: that it lived.
+        seconds: it ran.
         exit_code: 0 for a finished run, -9 for a killed one.
         first_write: seconds until it was first seen writing; None if it was not.
         torn: it was killed inside a write: it left something half written that was not there before.
@@ -60,7 +60,7 @@ class Life:
 
     @property
     def killed(self) -> bool:
-        """It was killed, and had not ended before."""
+        """Whether it was killed before it ended."""
         return self.exit_code == -signal.SIGKILL
 
     @property
@@ -78,7 +78,7 @@ def live(
     kill_after: float | None = None,
     while_writing: bool = False,
 ) -> Life:
-    """Run a program in one thread, to its end or to a kill.
+    """Run a program in one thread until it ends or is killed.
 
     Args:
         program: the module whose `main` it is.
@@ -127,7 +127,7 @@ def live(
 
 
 def _run(program: str, arguments: list[str], log: str) -> None:
-    """What the forked process does."""
+    """Entry point of the forked process."""
     import torch
     from tqdm import tqdm
 
@@ -143,7 +143,7 @@ def _run(program: str, arguments: list[str], log: str) -> None:
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Callable[[int], None] | None]:
-    """A file system of `size` bytes at `folder`, in memory; yields what gives it another size.
+    """A file system of `size` bytes at `folder`, in memory; yields a function that resizes it.
 
     Yields None where this process may not mount one.
     """

@@ -1,4 +1,4 @@
-"""Kill training and corpus encoding at random moments, fill the disk, damage files: is anything lost?
+"""Kill training and corpus encoding at random moments, fill the disk, damage files; nothing may be lost.
 
 python -m eval survival --kills 20 --output results/survival.json
 
@@ -6,7 +6,6 @@ With a tiny random model, one process and thread, float32. A run is killed with 
 again; what it ends with is compared, bit for bit, with what an unbroken run does.
 """
 
-import argparse
 import gzip
 import hashlib
 import json
@@ -21,9 +20,10 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from eval.frame import Options as Common
 from eval.report import Report
 from eval.stress.lives import Life, live, small_disk, warm_up
-from leap.arguments import check_writable, positive
+from leap.arguments import check_at_least, option
 from leap.corpus import read_vectors
 from leap.encode.encoder import Encoder, load_encoder
 from leap.errors import UsageError
@@ -44,7 +44,7 @@ BROKEN = ("cut.jsonl", "cut.jsonl.gz", "bit-flipped.jsonl.gz")
 
 @dataclass
 class Program:
-    """A program that makes something in a folder, and how to tell what it made.
+    """A program that writes to a folder, and a digest of what it wrote.
 
     Attributes:
         name: of its module.
@@ -61,7 +61,7 @@ class Program:
     digest: Callable[[Path], str]
 
     def live(self, folder: Path, kill_after: float | None = None, while_writing: bool = False) -> Life:
-        """One life, which goes on with what lies in the folder."""
+        """One run, which resumes from the folder."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         return live(
             self.name,
@@ -74,7 +74,7 @@ class Program:
         )
 
     def finish(self, folder: Path) -> Life:
-        """A life that is to come to its end.
+        """A run that has to complete.
 
         Raises:
             UsageError: it does not.
@@ -150,7 +150,7 @@ def make_inputs(work: Path, rows: int) -> None:
 def killed_and_resumed(
     program: Program, work: Path, whole: Life, digest: str, kills: int, seed: int
 ) -> dict[str, Any]:
-    """Kill runs at random moments, every third time inside a write, until there were `kills`.
+    """Kill runs at random moments, every third one inside a write, `kills` times.
 
     Args:
         program: whose runs.
@@ -199,7 +199,7 @@ def killed_and_resumed(
 def damaged_checkpoints(
     program: Program, work: Path, whole: Path, digest: str, cases: Iterable[tuple[str, str]] = DAMAGES
 ) -> list[dict[str, Any]]:
-    """Damage a file of the newest checkpoint, resume: does it go back to the one before, and end alike?"""
+    """Damage a file of the newest checkpoint and resume: it falls back to the one before, same bits."""
     results = []
     for name, damage in cases:
         folder = work / f"{name}-{damage.replace(' ', '-')}"
@@ -227,7 +227,7 @@ def damaged_checkpoints(
 
 
 def full_disk(program: Program, work: Path, size: int, room: int, digest: str) -> dict[str, Any]:
-    """Run on a disk of `size` bytes until it is full, then with `room` bytes: one error, then the same?"""
+    """Run on a disk of `size` bytes until it is full, then of `room` bytes: one error, then the same bits."""
     with small_disk(work, size) as resize:
         if resize is None:
             return {"tried": False, "why": "a file system cannot be mounted here: it takes root"}
@@ -248,13 +248,13 @@ def full_disk(program: Program, work: Path, size: int, room: int, digest: str) -
 
 
 def broken_data(work: Path, steps: int, names: Iterable[str] = BROKEN) -> list[dict[str, Any]]:
-    """Train and encode on a file that breaks off: one line that names it, and no checkpoint or result?"""
+    """Train and encode on a truncated file: one line that names it, no checkpoint, no result."""
     whole = (work / "texts.jsonl").read_bytes()
     packed = gzip.compress(whole)
     flipped = bytearray(packed)
     flipped[len(flipped) // 2] ^= 4
     contents = {
-        # Within a line: a file cut between two lines is a whole file of fewer lines.
+        # Within a line: a file cut between two lines is valid and shorter.
         "cut.jsonl": whole[: whole.index(b"\n", len(whole) // 2) - 3],
         "cut.jsonl.gz": packed[: len(packed) // 2],
         "bit-flipped.jsonl.gz": bytes(flipped),
@@ -264,11 +264,11 @@ def broken_data(work: Path, steps: int, names: Iterable[str] = BROKEN) -> list[d
         file = work / "broken" / name
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(contents[name])
-        for program, option in ((training(work, steps), "--data"), (encoding(work, 1), "--input")):
+        for program, argument in ((training(work, steps), "--data"), (encoding(work, 1), "--input")):
             folder = work / "broken" / f"{program.name}-{name}"
             known = program.arguments
-            program.arguments = lambda out, known=known, option=option, file=file: [
-                *known(out), option, str(file)
+            program.arguments = lambda out, known=known, argument=argument, file=file: [
+                *known(out), argument, str(file)
             ]  # fmt: skip
             life = program.live(folder)
             made = [*folder.glob("checkpoints/step-*"), *folder.glob("model*")]
@@ -287,7 +287,7 @@ def broken_data(work: Path, steps: int, names: Iterable[str] = BROKEN) -> list[d
 
 
 def measure_survival(work: Path, *, kills: int, steps: int, rows: int, seed: int = 0) -> dict[str, Any]:
-    """All of it, in a folder of its own.
+    """Run all checks in a temporary folder.
 
     Args:
         work: an empty folder.
@@ -344,7 +344,7 @@ def _size(folder: Path) -> int:
 
 
 def summary(figures: dict[str, Any]) -> str:
-    """The figures for a reader."""
+    """The figures as text."""
     lines = []
     for key in ("training", "encoding"):
         killed, disk = figures[key]["killed"], figures[key]["full_disk"]
@@ -362,23 +362,29 @@ def summary(figures: dict[str, Any]) -> str:
     return "\n".join([*lines, f"nothing lost: {figures['nothing_lost']}"])
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this evaluation."""
-    add = parser.add_argument
-    add("--kills", type=positive, default=20, help="of training, and as many of encoding (%(default)s)")
-    add("--steps", type=positive, default=400, help="of a training run (default: %(default)s)")
-    add("--rows", type=positive, default=4000, help="of the corpus (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
-    add("--output", type=Path, help="JSON file to write; its folder is made (default: none)")
+@dataclass(kw_only=True)
+class Options(Common):
+    """Options of this evaluation."""
+
+    kills: int = option("kills of training, and as many of encoding", 20)
+    steps: int = option("steps of a training run", 400)
+    rows: int = option("rows of the corpus", 4000)
+    seed: int = option("of the moments", 0)
+
+    def __post_init__(self) -> None:
+        """See `eval.frame.Options`."""
+        super().__post_init__()
+        check_at_least(self, 1, "kills", "steps", "rows")
 
 
-def run(args: argparse.Namespace) -> Report:
+def run(options: Options) -> Report:
     """Run it as the command does."""
-    check_writable("--output", args.output)
     with tempfile.TemporaryDirectory(prefix="leap-survival-") as name:
         work = Path(name)
-        figures = measure_survival(work, kills=args.kills, steps=args.steps, rows=args.rows, seed=args.seed)
+        figures = measure_survival(
+            work, kills=options.kills, steps=options.steps, rows=options.rows, seed=options.seed
+        )
         encoder: Encoder = load_encoder(str(work / "model"), device="cpu")
         data = TextData("random words", checksum((work / "texts.jsonl").read_text().splitlines()))
     encoder = Encoder("tiny random model", encoder.model, encoder.tokenizer, encoder.max_length)
-    return Report(figures, summary(figures), {"model": encoder}, data, seed=args.seed)
+    return Report(figures, summary(figures), {"model": encoder}, data, seed=options.seed)

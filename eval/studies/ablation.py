@@ -36,10 +36,12 @@ VARIANTS = {
     "no signal": "--signal 0",
     "signal 1": "--signal 1",
     "signal 10": "--signal 10",
-    "word embeddings frozen": "--freeze_word_embeddings",
-    "all texts at full depth": "--full_depth_every 1 --final 2 --token_final 1",
-    "learning rate 2.5e-4": "--learning_rate 2.5e-4",
-    "learning rate 1e-3": "--learning_rate 1e-3",
+    "word embeddings frozen": "--word_embedding_rate 0",
+    "word embeddings at the full rate": "--word_embedding_rate 1",
+    "all texts at full depth": "--full_depth_every 1",
+    "a third of the texts at full depth": "--full_depth_every 3",
+    "learning rate 1.5e-4": "--learning_rate 1.5e-4",
+    "learning rate 6e-4": "--learning_rate 6e-4",
     "batches of 6144 tokens": "--batch_tokens 6144 --batch_size 512",
     "tests after layers 1 to 3": "--max_exit_layer 3",
     "L_exit towards the own full depth too": "--own_final 0.7",
@@ -133,7 +135,7 @@ def summary(figures: dict[str, Any]) -> str:
         cells = [pairs["full_depth"]["mean"]]
         if "all_leap" in pairs:
             cells += [pairs["all_leap"]["mean"], mixed["all_leap"]["mean"]]
-            cells += [mixed["by_rule"][key] for key in ("mean", "p99", "over_0.1")]
+            cells += [mixed["by_rule"][key] for key in ("mean", "p99", "over_10")]
             cells.append(mixed["rank_correlation"])
         lines.append(f"{name:<40}" + "".join(f"{cell['mean']:>12.4f}" for cell in cells))
     return "\n".join(lines)

@@ -45,7 +45,6 @@ class TrainOptions:
     student_layers: str | None = _option(
         None, "one item a layer: N copies layer N, Na,Nf its two halves; such as 1,5,6; none: all in order"
     )
-    freeze_word_embeddings: bool = _option(False, "keep the word embeddings as they are")
     landing_layer: int | None = _option(
         None, "layer that converged texts go on with; none: the last but one (paper: they leave the network)"
     )
@@ -70,12 +69,15 @@ class TrainOptions:
 
     recipe: Literal["leap", "paper"] = _option("leap", "weights and shapes of all terms")
     full_depth_every: int = _option(
-        3, "one in so many texts of a batch runs full depth beside the exits, where converged texts land"
+        2, "one in so many texts of a batch runs full depth beside the exits, where converged texts land"
     )
     batch_tokens: int = _option(3072, "tokens a process and batch at most, padding counted")
     batch_size: int = _option(256, "texts a process and batch at most")
     gradient_accumulation_steps: int = 1
-    learning_rate: float = _option(5e-4, "the highest")
+    learning_rate: float = _option(3e-4, "the highest")
+    word_embedding_rate: float = _option(
+        0.2, "learning rate of the word embeddings, as a share of that of the rest; 0 keeps them as they are"
+    )
     schedule: Literal["cosine", "constant"] = _option(
         "cosine", "of the learning rate after its warm-up; constant: until --decay"
     )
@@ -194,6 +196,8 @@ def check(options: TrainOptions, objective: ObjectiveConfig) -> None:
         f"--max_length must be at least 3 ([CLS], a token, [SEP]), got {options.max_length}",
     )
     _require(options.learning_rate > 0, f"--learning_rate must be above 0, got {options.learning_rate}")
+    share = options.word_embedding_rate
+    _require(share >= 0, f"--word_embedding_rate must not be negative, got {share}")
     for name in ("warmup", "decay"):
         share = getattr(options, name)
         _require(0 <= share < 1, f"--{name} is a share of the run in [0, 1), got {share}")

@@ -30,13 +30,13 @@ PAPER = Recipe(ObjectiveConfig())
 # skip; no L_exit_s, as full depth soon is the teacher, whom L_exit_t asks for already.
 LEAP = Recipe(
     ObjectiveConfig(
-        final=4.0,
+        final=3.0,
         alpha=0.0,
         beta=1.0,
         delta=0.0,
         own_final=0.0,
         penalty="cosine",
-        token_final=2.0,
+        token_final=1.5,
         token_exit=1.0,
         signal=3.0,
     ),

@@ -8,7 +8,7 @@ source's depth that starts by computing exactly what the source does (`_start_as
 import itertools
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -191,6 +191,17 @@ def mean_pool(tokens: Tensor, mask: Tensor) -> Tensor:
     return (tokens.float() * weights).sum(dim=1) / weights.sum(dim=1)
 
 
-def freeze_word_embeddings(student: LeapModel) -> None:
-    """Keep word embeddings as they are: half of the parameters, of which a short run meets few."""
-    student.embeddings.word_embeddings.weight.requires_grad_(False)
+def parameter_groups(student: LeapModel, word_embedding_rate: float) -> list[dict[str, Any]]:
+    """The parameters to train, for an optimizer, each group with its `rate`, a share of the learning rate.
+
+    A word is met rarely, and Adam then moves its embedding as far as one that is met in every batch: at the
+    rate of the other weights, rare words would be noise.
+
+    Args:
+        student: whose word embeddings are frozen where their rate is 0.
+        word_embedding_rate: of the word embeddings; all else has 1.
+    """
+    words = student.embeddings.word_embeddings.weight.requires_grad_(word_embedding_rate > 0)
+    others = [weight for weight in student.parameters() if weight.requires_grad and weight is not words]
+    groups = [{"params": others, "rate": 1.0}]
+    return [*groups, {"params": [words], "rate": word_embedding_rate}] if word_embedding_rate else groups

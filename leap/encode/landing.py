@@ -1,4 +1,4 @@
-"""The leap of a model with one test: which layers a text runs that has converged."""
+"""The rule of a model with one test: which layers a text runs that has converged."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class Leap:
     Attributes:
         test: the layer after which a text may leap.
         patience: k; s = cos(p_l, p_(l-k)).
-        landing: the layer that a converged text goes on with.
+        landing: the layer that a converged text goes on with; one past the last where it leaves the network.
         layers: the depth of the model.
         theta: the threshold; None: the config has none, and nobody leaps.
     """
@@ -28,18 +28,17 @@ class Leap:
         """That of a config.
 
         Raises:
-            ValueError: its texts do not land, or may leave at several layers.
+            ValueError: its texts may leave at several layers.
         """
-        if config.landing_layer is None:
-            raise ValueError("landing_layer is None, so that no text leaps: run this model in torch")
         exits = config.exit_thresholds() or dict.fromkeys(config.exit_thresholds(-1.0))
         if len(exits) != 1:
             raise ValueError(
-                f"texts may leap after layers {', '.join(map(str, exits))}, and this takes one test: set "
+                f"texts may leave after layers {', '.join(map(str, exits))}, and this takes one test: set "
                 "min_exit_layer and max_exit_layer to the same layer, or run this model in torch"
             )
         ((test, theta),) = exits.items()
-        return cls(test, config.exit_patience, config.landing_layer, config.num_hidden_layers, theta)
+        layers = config.num_hidden_layers
+        return cls(test, config.exit_patience, config.landing_layer or layers + 1, layers, theta)
 
     @property
     def path(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""What the page says about pasted texts: which skip layers, why, and what that saves. No Gradio in here."""
+"""Analysis of pasted texts: which skip layers, why, and what that saves. Independent of Gradio."""
 
 import time
 from dataclasses import dataclass
@@ -118,7 +118,7 @@ def tokenize(encoder: Encoder, texts: list[str]) -> Any:
 def analyse(encoder: Encoder, texts: list[str], rule: Rule) -> Analysis:
     """Encode the texts at full depth and by the rule, and time both.
 
-    The texts run as one batch, full depth and exits by turns, so that what slows the machine slows both.
+    The texts run as one batch, full depth and exits interleaved, so that slowdowns affect both.
     """
     model, length, batch = encoder.model, encoder.max_length, tokenize(encoder, texts)
     exits = {"exit_threshold": rule.theta, "min_exit_layer": rule.first_layer}
@@ -184,7 +184,7 @@ def describe_rule(rule: Rule) -> str:
 
 
 def summarise(found: Analysis, depth: int) -> str:
-    """What all texts together show, in a sentence or two."""
+    """A summary of all texts in one or two sentences."""
     ratio, count = found.full_ms / found.exits_ms, len(found.texts)
     saved = 100 * (1 - 1 / ratio)
     change = f"{saved:.0f} % of the time saved" if saved >= 0.5 else "no time saved"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Before Gradio is imported: it asks at home for newer versions and counts its uses unless told not to.
+# Before Gradio is imported: it looks for newer versions and collects usage statistics by default.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's default colours in fonts of the visitor's machine: nothing is fetched from elsewhere."""
+    """Gradio's default colours with system fonts: nothing is fetched from elsewhere."""
     return gr.themes.Default(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "Consolas", "monospace"]
     )
@@ -90,7 +90,7 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
                 )
                 first = gr.Slider(
                     lowest,
-                    highest,
+                    max(highest, lowest + 1),  # Gradio makes no slider of one value, not even a hidden one
                     value=own.first_layer,
                     step=1,
                     label="l_min",
@@ -104,9 +104,9 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
                 with gr.Column(visible=False, elem_id="results") as results:
                     summary = gr.Markdown(elem_id="summary")
                     table = gr.Dataframe(
-                        headers=["", "text", "tokens", "s", "skips", "layers run", "cosine to full depth"],
-                        datatype=["number", "str", "number", "str", "str", "number", "str"],
-                        column_widths=["7%", "33%", "13%", "12%", "10%", "11%", "14%"],
+                        headers=["", "text", "s", "skips", "layers", "cosine to full depth"],
+                        datatype=["number", "str", "str", "str", "number", "str"],
+                        column_widths=["8%", "36%", "13%", "13%", "14%", "16%"],
                         interactive=False,
                         wrap=True,
                         max_height=560,
@@ -137,12 +137,12 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
         shown = [message, results, summary, table, curves]
         answer = [trouble, hits, found]
         for slider in (theta, first):
-            # A typed number comes through as it is: Gradio's own error would hide all results.
+            # Typed numbers are validated here: Gradio's own error would hide all results.
             slider.preprocess = lambda payload: payload
-        # Not on release, which the keyboard does not cause; of a drag's many changes the last one counts.
+        # Not on release, which the keyboard does not trigger; of a drag's changes the last one counts.
         for slider in (theta, first):
             slider.input(lambda: SET, outputs=rule, show_progress="hidden", queue=False)
-        # One at a time, whoever asks: two would spoil each other's timing.
+        # One request at a time: two would distort each other's timing.
         alone: dict[str, Any] = {
             "concurrency_id": "model",
             "concurrency_limit": 1,
@@ -170,7 +170,7 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
 
 
 class Handlers:
-    """What the page does on a click: values of its fields in, updates of its parts out."""
+    """Event handlers: field values in, component updates out."""
 
     def __init__(self, encoder: Encoder, index: Index) -> None:
         self.encoder = encoder
@@ -188,7 +188,6 @@ class Handlers:
                 [
                     row + 1,
                     shorten(text),
-                    f"{found.tokens[row]} (cut)" if found.cut[row] else int(found.tokens[row]),
                     f"{found.cosines[row]:.3f}" if found.tested_at[row] else "-",
                     "yes" if found.skips[row] else "no",
                     int(found.layers_run[row]),
@@ -243,7 +242,7 @@ def _answer(work: Callable[[], Sequence[Any]], nothing: Sequence[Any]) -> Sequen
         return gr.Markdown(visible=False), *work()
     except UsageError as error:
         return gr.Markdown(str(error), visible=True), *nothing
-    except Exception:  # whatever it is, a visitor is to see no stack trace
+    except Exception:  # visitors never see a stack trace
         logger.exception("the page failed")
         return gr.Markdown(FAILED, visible=True), *nothing
 

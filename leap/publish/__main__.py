@@ -29,14 +29,14 @@ from leap.publish.leap_depth import write_leap_depth
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, or 2 with one line that says what to mend.
+    """Run the command line; the exit status: 0, or 2 with one line that says what is wrong.
 
     Args:
         argv: the arguments; None: those of the process.
     """
     args = _parser().parse_args(argv)
     transformers_logging.disable_progress_bar()
-    hub_logging.set_verbosity_error()  # it tells of every attempt, with the signed address it sends to
+    hub_logging.set_verbosity_error()  # it logs every attempt with its signed URL
     try:
         _publish(args)
     except UsageError as error:
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _publish(args: argparse.Namespace) -> None:
-    """All steps; what is cheap to find out comes first.
+    """All steps, cheap checks first.
 
     Raises:
         UsageError: something is missing or disagrees, or the Hub refuses.
@@ -114,7 +114,7 @@ def _check_output(output: Path | None) -> None:
 
 
 def _folder(output: Path | None) -> AbstractContextManager[Path | str]:
-    """Where the Hub's folder is built: a copy, so that what is listed is what is sent."""
+    """Where the Hub's folder is built: a copy, so that what is listed is what is uploaded."""
     return tempfile.TemporaryDirectory() if output is None else write_folder(output)
 
 

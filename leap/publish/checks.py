@@ -1,4 +1,4 @@
-"""What must be true of a release: card, config, weights and graphs are of the same model and exit rule."""
+"""Checks of a release: card, config, weights and graphs are of the same model and exit rule."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ def read_card(root: Path, repository: str) -> tuple[str, dict[str, Any]]:
         exit rule that its figures are of.
 
     Raises:
-        UsageError: the metadata are no YAML or say nothing of the model, or another exit rule than
+        UsageError: the metadata are no YAML, do not name the weights, or state another exit rule than
             config.json, or an entry has a value that the card has not.
     """
     path = root / CARD
@@ -71,7 +71,7 @@ def check_weights(root: Path, measured: dict[str, Any]) -> None:
     """Raise a UsageError unless weights, tokenizer and lengths are those that the card was measured on."""
     try:
         found = load_encoder(str(root), device="cpu", argument="--folder").fingerprint()
-    except (SafetensorError, RuntimeError) as error:  # what loading says of torn files, and of other shapes
+    except (SafetensorError, RuntimeError) as error:  # damaged files and wrong shapes
         raise UsageError(
             f"--folder: cannot load {str(root)!r}: {first_line(error)}: restore its weights"
         ) from error
@@ -88,7 +88,7 @@ def check_onnx(root: Path) -> None:
     Raises:
         UsageError: one is not, or is no graph. The message names it.
     """
-    import onnx  # here: what is released without graphs does without it
+    import onnx  # here: not needed for a release without graphs
 
     weights = hashlib.sha256((root / "model.safetensors").read_bytes()).hexdigest()
     rule = LeapConfig.from_pretrained(root).resolve_exit_rule()
@@ -96,7 +96,7 @@ def check_onnx(root: Path) -> None:
         remedy = f"make it again with {export_command(root)}"
         try:
             properties = onnx.load(path, load_external_data=False).metadata_props
-        except Exception as error:  # protobuf's own kinds
+        except Exception as error:  # of protobuf
             raise UsageError(f"--folder: {path} is no ONNX graph: {remedy}") from error
         facts = {entry.key: entry.value for entry in properties}
         if facts.get(ONNX_WEIGHTS) != weights:

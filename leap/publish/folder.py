@@ -1,4 +1,4 @@
-"""The folder that is released: which files of this tree, under which names, and their checksums."""
+"""The folder to release: files of this tree, their names on the Hub, checksums."""
 
 import hashlib
 import json
@@ -53,13 +53,13 @@ class File:
 
 
 def check_required(root: Path) -> None:
-    """Raise a UsageError that names what every release needs and `root` has not, and how to get it."""
+    """Raise a UsageError that names a required file which `root` lacks, and how to get it."""
     for name, remedy in REQUIRED.items():
         _check(root / name, remedy)
 
 
 def collect(root: Path, card: str, *, with_onnx: bool) -> dict[str, Path]:
-    """What is taken from the tree as it is: name on the Hub -> file.
+    """Files copied from the tree: name on the Hub -> file.
 
     Args:
         root: the tree, itself a model folder.
@@ -118,12 +118,12 @@ def write(folder: Path, files: Mapping[str, Path], texts: Mapping[str, str]) -> 
 
 
 def export_command(root: Path) -> str:
-    """What makes the ONNX graphs, for an error."""
+    """The command that makes the ONNX graphs, for error messages."""
     return f"`python -m leap.runtime export --model {root} --output {root / ONNX}`"
 
 
 def listing(files: Iterable[File]) -> str:
-    """The files for a reader: checksum, size, name, and their sum."""
+    """The files as text: checksum, size, name, and the total."""
     files = list(files)
     lines = [f"{file.sha256}  {file.size:>12,}  {file.path}" for file in files]
     return "\n".join([*lines, f"{len(files)} files, {sum(file.size for file in files):,} bytes"])
@@ -139,14 +139,14 @@ def _linked(root: Path, card: str) -> Iterator[str]:
 
 
 def _module_folders(root: Path) -> Iterator[str]:
-    """The folders that modules.json names; one without settings of its own need not be there."""
+    """The folders that modules.json names; one without settings may be missing."""
     for module in json.loads((root / "modules.json").read_text(encoding="utf-8")):
         if module["path"]:
             yield module["path"]
 
 
 def _below(root: Path, folders: Iterable[str]) -> dict[str, Path]:
-    """All files below these folders of the tree, hidden ones apart."""
+    """All files below these folders of the tree, except hidden ones."""
     paths = (path for folder in folders for path in (root / folder).rglob("*"))
     return {
         path.relative_to(root).as_posix(): path

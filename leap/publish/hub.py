@@ -1,4 +1,4 @@
-"""The way of a folder to the Hub: who may, then all of it in one commit. No token leaves huggingface_hub."""
+"""Upload a folder to the Hub in one commit, after checking the login. No token leaves huggingface_hub."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +13,14 @@ OF_THE_HUB = ".gitattributes"  # the Hub makes it with a repository, and keeps i
 
 
 def check_push(repository: str, argument: str) -> None:
-    """Say what would keep a folder from being uploaded before the time to make it is spent.
+    """Reject an upload that cannot succeed before time is spent on the folder.
 
     Args:
         repository: OWNER/NAME.
         argument: the option to name in an error.
 
     Raises:
-        UsageError: it is not of that form, the Hub cannot be asked, or knows no login that may write.
+        UsageError: it is not of that form, the Hub cannot be reached, or there is no login with write access.
     """
     check_name(repository, argument)
     remedy = "run `hf auth login` or set HF_TOKEN"

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import islice
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -66,8 +66,8 @@ class LeapEncoder:
     ) -> None:
         if precision not in SUFFIXES:
             raise ValueError(f"precision must be one of {', '.join(SUFFIXES)}, got {precision!r}")
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads!r}")
+        if threads is not None:
+            _check_positive("threads", threads)
         self._arguments = (folder, precision, threads, max_length)
         self._of_parents: list[InferenceSession] = []  # kept, never used
         self.config = read_config(folder)
@@ -178,8 +178,7 @@ class LeapEncoder:
         return self._blocks(text_iterator(texts), batch_size, theta, normalize_embeddings)
 
     def _check(self, batch_size: int, exit_threshold: ExitThreshold) -> float:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
+        _check_positive("batch_size", batch_size)
         return self._theta(exit_threshold)
 
     def _theta(self, given: Any) -> float:
@@ -266,6 +265,11 @@ def _open_tokenizer(folder: Path, config: dict[str, Any], max_length: int | None
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
     return tokenizer
+
+
+def _check_positive(name: str, value: object) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
 def _is_threshold(value: object) -> bool:

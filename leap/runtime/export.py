@@ -3,7 +3,6 @@
 python -m leap.runtime export --model . --output onnx
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -23,7 +22,7 @@ from leap.encode.landing import Leap
 from leap.folders import write_folder
 from leap.runtime import forms
 from leap.runtime.bert import Bert, FloatArray, Precision
-from leap.runtime.session import NEVER, SUFFIXES, WEIGHTS, file_name, open_session, rule_of
+from leap.runtime.session import NEVER, SUFFIXES, WEIGHTS, file_name, open_session, rule_of, sha256
 
 IntArray = NDArray[np.int64]
 Depth = Literal["exit", "full", "leap"]
@@ -56,7 +55,7 @@ class Exporter:
             "leap.exit_patience": str(patience),
             "leap.layers": str(self.config.num_hidden_layers),
             "leap.rule": rule_of(stored),
-            "leap.model_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+            "leap.model_sha256": sha256(folder / WEIGHTS),
             "leap.versions": json.dumps({name: version(name) for name in ("onnx", "onnxruntime")}),
         }
 

@@ -1,13 +1,12 @@
 """A checkpoint's folder as the encoder reads it, without torch and transformers."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from onnxruntime import InferenceSession
 
-from leap.runtime.session import FOLDER, WEIGHTS, file_name, open_session, rule_of
+from leap.runtime.session import FOLDER, WEIGHTS, file_name, open_session, rule_of, sha256
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SENTENCE_CONFIG = "sentence_bert_config.json"
@@ -83,7 +82,7 @@ def open_graph(
     facts = dict(session.get_modelmeta().custom_metadata_map)
     weights = folder / WEIGHTS
     made_of = facts.get("leap.model_sha256")
-    if weights.is_file() and hashlib.sha256(weights.read_bytes()).hexdigest() != made_of:
+    if weights.is_file() and sha256(weights) != made_of:
         raise ValueError(f"{file} was made of other weights: {remedy}")
     if facts.get("leap.rule") != rule_of(config):
         raise ValueError(f"{file} was made for another exit rule than config.json has: {remedy}")

@@ -26,9 +26,9 @@ def with_exit(
 
     Args:
         bert: the network.
-        test: l, the layer after which a row may leap, in [k, landing - 2].
+        test: l, the layer after which a row may leap, k at least and before `landing` - 1.
         patience: k; s = cos(p_l, p_(l-k)).
-        landing: the layer that a converged row goes on with.
+        landing: the layer that a converged row goes on with; past the last one, it leaves the network.
         theta: the default threshold; above 1 nobody leaps.
         facts: for the file's metadata.
     """

@@ -1,5 +1,6 @@
 """The files of an export below a model's folder, and sessions of ONNX Runtime over them."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,15 @@ def rule_of(config: Mapping[str, Any]) -> str:
     """What a graph is built by, apart from its threshold, which a call may replace."""
     fields = ("exit_patience", "min_exit_layer", "max_exit_layer", "landing_layer")
     return json.dumps({field: config.get(field) for field in fields})
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hex, without all of it in memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def open_session(path: Path, threads: int | None) -> InferenceSession:

@@ -116,7 +116,7 @@ def test_one_line_for_a_wrong_argument(
         ("sts --model x --theta 1", "unrecognized arguments: --theta 1"),
         (
             "latency --model x --batch_sizes 1,b",
-            "argument --batch_sizes: invalid comma-separated list of int",
+            "argument --batch_sizes/--batch-sizes: invalid int value: '1,b'",
         ),
     ],
 )

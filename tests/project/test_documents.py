@@ -3,11 +3,16 @@
 import hashlib
 import importlib.util
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 from versions import PAIRS, TESTS
+
+from eval.__main__ import COMMANDS
+from leap.distill.objective import ObjectiveConfig
+from leap.distill.options import TrainOptions
 
 # The text that the Apache Software Foundation publishes as LICENSE-2.0.txt.
 APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
@@ -52,7 +57,7 @@ def test_examples_of_the_readme_run(repo_root: Path, library: str, monkeypatch: 
 
 
 # Pages that other branches bring: take them out of here when they are merged.
-PENDING = {"docs/serving.md", "docs/corpora.md"}
+PENDING = {"docs/corpora.md"}
 
 
 def pages(repo_root: Path) -> list[Path]:
@@ -84,6 +89,18 @@ def test_versions_are_those_tested(repo_root: Path) -> None:
     rows = re.findall(r"^\| (\d[\d.]*) \| (\d[\d.]*) \|", section.partition("\n## ")[0], re.MULTILINE)
     assert [":".join(row) for row in rows] == list(PAIRS)
     assert not [name for name in TESTS if not (repo_root / name).is_file()]
+
+
+def test_evaluations_and_options_exist(repo_root: Path) -> None:
+    for page in [*pages(repo_root), *(repo_root / "eval" / "card" / "templates").glob("*.md")]:
+        if page.name != "CHANGELOG.md":  # which tells of what is gone, too
+            named = re.findall(r"python -m eval ([a-z]\w*)", page.read_text(encoding="utf-8"))
+            assert set(named) <= set(COMMANDS), page.name
+    table = re.findall(r"^\| `--(\w+)`", (repo_root / "docs" / "training.md").read_text(), re.MULTILINE)
+    assert {"data", "teacher"} <= set(table)
+    known = {field.name for field in fields(TrainOptions)}
+    known |= {field.name for field in fields(ObjectiveConfig)}
+    assert set(table) <= known
 
 
 def test_make_help_lists_every_target(repo_root: Path) -> None:

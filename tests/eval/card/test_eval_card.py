@@ -134,21 +134,66 @@ def test_what_was_not_measured_is_left_out(full: Path) -> None:
     assert "## Sentence similarity" in files["docs/evidence.md"]
 
 
-def test_a_landing_model_is_told_as_one(tree: Path) -> None:
-    def land(content: dict[str, Any]) -> None:
-        content.update(landing_layer=4, min_exit_layer=1, max_exit_layer=1)
+LANDING = {"landing_layer": 4, "min_exit_layer": 1, "max_exit_layer": 1}
 
-    def measured(content: dict[str, Any]) -> None:
-        land(content["figures"]["exits"])
-        content["figures"]["all_leap"] = {"spearman": 0.777, "interval": None, "mean_layers_run": 2}
 
-    edit(tree / "config.json", land)
-    edit(tree / "results" / "sts-stsb-test.json", measured)
-    card = rendered(tree)["model_card.md"]
+@pytest.fixture
+def landing(full: Path) -> Path:
+    """A tree of a model with a landing layer, its results as the evaluations write them of such a model."""
+    edit(full / "config.json", lambda content: content.update(LANDING))
+    leap = {"spearman": 0.777, "interval": [0.7, 0.8], "mean_layers_run": 2.0}
+    for name in ("stsb", "STS12"):
+
+        def similarity(content: dict[str, Any]) -> None:
+            figures = content["figures"]
+            del figures["static"]
+            figures["exits"].update(LANDING, mean_layers_run=2.25)
+            figures.update(all_leap=leap, paths=[leap | {"test_layer": 1}])
+
+        edit(full / "results" / f"sts-{name}-test.json", similarity)
+
+    def retrieval(content: dict[str, Any]) -> None:
+        figures = content["figures"]
+        del figures["exit_rule"], figures["static_queries"]
+        figures["exit_threshold"] = 0.88
+        figures["settings"]["full_queries"] = {"ndcg@10": 0.655, "query_layers": 4.0}
+
+    edit(full / "results" / "retrieval-scifact.json", retrieval)
+    for name in ("latency-cpu", "peers-cpu"):
+        edit(full / "results" / f"{name}.json", lambda content: content["figures"].update(LANDING))
+    write(full / "results" / "front.json", tiny_results.front())
+    return full
+
+
+def test_a_landing_model_is_told_as_one(landing: Path) -> None:
+    files = rendered(landing)
+    card = files["model_card.md"]
     assert "skips to layer 4" in card
-    assert "LEAP, all texts leap |" in card
-    assert "| 0.7770 |" in card
     assert "leaves\nthe network" not in card
+    assert "cut after layer" not in card
+    for row in (
+        "| | all-MiniLM-L6-v2 | LEAP, full depth | **LEAP, default rule** | LEAP, all texts leap |",
+        "| layers a text, STS Benchmark test | 4 | 4 | 2.25 | 2.00 |",
+        "| 0.7902 [0.700, 0.850] | 0.7770 [0.700, 0.800] |",
+        "| SciFact, nDCG@10 | 0.6600 | 0.6550 | 0.6000 | 0.5900 |",
+        "| error on mixed texts, mean | 0 | 0.0100 | 0.0300 [0.029, 0.031] | 0.0500 |",
+        "| error on mixed texts, share over 0.1 | 0 | 0.0000 | 0.0200 [0.010, 0.030] | 0.1000 |",
+        "| error on SciFact queries, mean | 0 | 0.0100 | 0.0300 [0.029, 0.031] | 0.0500 |",
+    ):
+        assert row in card
+    for row in (
+        "| mixed | 3,000 | 0.0100 | 0.0500 | 0.0300 |",
+        "| coin | 0.0400 | 0.1000 | 0.2000 | 0.0300 | -0.0110, -0.0090 |",
+        "| code | 0.0200 | 0.0600 | 0.61 |",
+    ):
+        assert row in files["docs/evidence.md"]
+
+
+def test_a_front_of_another_threshold_is_refused(landing: Path) -> None:
+    change = _set("figures", "chosen_on", "default", "exit_threshold", value=0.5)
+    edit(landing / "results" / "front.json", change)
+    with pytest.raises(UsageError, match=r"front\.json is not of config\.json's exit rule"):
+        rendered(landing)
 
 
 def test_licences_of_sources(tree: Path) -> None:

@@ -213,8 +213,8 @@ def test_the_command(
     command = ["peers", "--model", str(toy), "--teacher", str(toy), "--threads", "1", "--rounds", "1"]
     command += ["--data", str(eval_toys.write_pairs(tmp_path / "pairs.csv"))]
     command += ["--passages", str(eval_toys.write_beir(tmp_path / "beir")), "--lengths", "5"]
-    command += ["--batch_sizes", "1,2", "--output", str(output)]
-    chosen = ["--peers", "transformers,leap-transformers,gone", "--baseline", "transformers"]
+    command += ["--batch_sizes", "1", "2", "--output", str(output)]
+    chosen = ["--peers", "transformers", "leap-transformers", "gone", "--baseline", "transformers"]
     assert main([*command, *chosen, "--plot", str(picture)]) == 0
     result = json.loads(output.read_text())
     figures = result["figures"]

@@ -67,10 +67,10 @@ def test_the_steps_make_the_forward_pass(make_tiny_model: Callable[..., LeapMode
         for layer in encoder.model.encoder.layer:
             batch.run(layer)
         batch.pool()
-    hidden, embeddings, left = batch.gather(6)
-    torch.testing.assert_close(hidden, wanted.last_hidden_state)
-    torch.testing.assert_close(embeddings, wanted.sentence_embedding)
-    assert left.tolist() == [6, 6]
+    batch.join()
+    torch.testing.assert_close(batch.hidden, wanted.last_hidden_state)
+    torch.testing.assert_close(batch.pool(), wanted.sentence_embedding)
+    assert batch.exit_layer.tolist() == [6, 6]
     assert batch.patience == 2
 
 

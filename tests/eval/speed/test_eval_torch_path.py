@@ -20,12 +20,15 @@ from modeling_leap import LeapModel
 
 TEXTS = [text for pair in eval_toys.PAIRS for text in pair[:2]]
 LONG = [" ".join(eval_toys.WORDS[i % 20 :][:8]) for i in range(40)]
-RULE = {"exit_threshold": "config", "min_exit_layer": None}
+RULE = {"exit_threshold": "config"}
 
 
-@pytest.fixture
-def encoder(make_tiny_model: Callable[..., LeapModel]) -> Encoder:
-    return Encoder("toy", make_tiny_model(**eval_toys.RULE), eval_toys.toy_tokenizer(), 40)
+FORMS = [eval_toys.RULE, {"exit_threshold": 0.56, "landing_layer": 5, "min_exit_layer": 1}]
+
+
+@pytest.fixture(params=FORMS, ids=["paper", "landing"])
+def encoder(make_tiny_model: Callable[..., LeapModel], request: pytest.FixtureRequest) -> Encoder:
+    return Encoder("toy", make_tiny_model(**request.param), eval_toys.toy_tokenizer(), 40)
 
 
 def test_without_layers_gives_the_same(encoder: Encoder) -> None:
@@ -38,7 +41,8 @@ def test_without_layers_gives_the_same(encoder: Encoder) -> None:
             play(bare, full.hidden_states[1:])
             expected, found = encoder.model(**batch), bare(**batch)
             assert torch.equal(found.exit_layer, expected.exit_layer)
-            assert torch.equal(found.sentence_embedding, expected.sentence_embedding)
+            if encoder.model.config.landing_layer is None:  # else played states are those of full depth
+                assert torch.equal(found.sentence_embedding, expected.sentence_embedding)
             left |= set(found.exit_layer.tolist())
     assert len(left) > 1  # else the exit rule was not followed, only met
 
@@ -47,10 +51,9 @@ def test_without_layers_gives_the_same(encoder: Encoder) -> None:
 def test_as_many_rows_leave_as_asked_for(encoder: Encoder, count: int) -> None:
     with torch.inference_mode():
         whole = enter(encoder.model, tokenize(encoder, LONG[:32]))
-        hidden, pooled, exits = torch_path._leave(whole, count)(0)
+        hidden, exits = torch_path._leave(whole, count)(0)
     assert int((exits == 1).sum()) == count
     assert torch.equal(hidden, whole.hidden)  # back in order
-    assert torch.equal(pooled, whole.pooled[-1])
 
 
 def test_a_cost_is_of_the_same_round() -> None:
@@ -78,10 +81,10 @@ def test_it_pays_from_where_all_larger_shares_do(encoder: Encoder, monkeypatch: 
 
 def test_figures(encoder: Encoder) -> None:
     figures = evaluate_torch_path(encoder, LONG, rule=RULE, lengths=[5, 8], rounds=10)
-    assert figures["exit_threshold"] == eval_toys.RULE["exit_threshold"]
+    assert figures["exit_threshold"] == encoder.model.config.exit_threshold
     single = figures["single"]
     assert single["texts"] == 10
-    assert 2 <= single["mean_exit_layer"] <= 6
+    assert 2 <= single["mean_layers_run"] <= 6
     for name in ("exits", "full_depth"):
         assert 0 < single[name]["outside_layers_ms"] < single[name]["forward_ms"]
         assert 0 < single[name]["outside_share"] < 1

@@ -13,8 +13,8 @@ from eval_toys import LEAP_RULE, PAIRS, RULE, save_toy
 from eval.__main__ import main
 from eval.stress import correctness
 from eval.stress.correctness import Reference, Way, compare, load_texts, measure, one_at_a_time, spread
-from leap.encode.encoder import Encoder, Encoding, encode, encode_layers, load_encoder
-from leap.encode.exits import at_layers, exit_layers, successive_cosines
+from leap.encode.encoder import Encoder, Encoding, encode, load_encoder
+from leap.encode.paths import encode_paths
 from leap.errors import UsageError
 from modeling_leap import LeapModel
 
@@ -30,16 +30,14 @@ def encoder(make_tiny_model: MakeModel, tmp_path: Path) -> Encoder:
 
 def test_reference_is_the_rule_applied_to_every_text(encoder: Encoder) -> None:
     reference = one_at_a_time(encoder, TEXTS, {})
-    layers = encode_layers(encoder, TEXTS, batch_size=1)
-    cosines = successive_cosines(layers)
-    expected = exit_layers(cosines, RULE["exit_threshold"], RULE["min_exit_layer"])
+    paths, theta = encode_paths(encoder, TEXTS, batch_size=1), RULE["exit_threshold"]
+    expected = np.append(paths.layers, encoder.depth)[paths.taken(theta)]
     assert reference.encoding.exit_layers.tolist() == expected.tolist()
     assert len(set(expected)) >= 3
-    np.testing.assert_allclose(reference.encoding.embeddings, at_layers(layers, expected), atol=1e-5)
+    np.testing.assert_allclose(reference.encoding.embeddings, paths.at(theta), atol=1e-5)
     assert not reference.tied.any()
     # With the threshold next to a cosine of one text, that text and no other is in the band.
-    first = RULE["min_exit_layer"] - 1
-    encoder.model.config.exit_threshold = float(cosines[4, first]) + 5e-5
+    encoder.model.config.exit_threshold = float(paths.cosines[4, 0]) + 5e-5
     assert one_at_a_time(encoder, TEXTS, {}).tied.nonzero()[0].tolist() == [4]
 
 
@@ -115,7 +113,7 @@ def test_texts_of_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert load_texts(files, 5).texts == ["a 0", "a 1", "b 0", "b 1", "c 0"]
     with pytest.raises(UsageError, match="--data: holds 27 texts of 99: give more, or lower --texts"):
         load_texts(files, 99)
-    with pytest.raises(UsageError, match=r"--data: .*none.txt' holds no .txt, .csv"):
+    with pytest.raises(UsageError, match=r"--data: .*none\.txt' holds no \.txt, \.csv"):
         load_texts([str(tmp_path / "none.txt")], 3)
     monkeypatch.setenv("LEAP_DATA", str(tmp_path))
     with pytest.raises(UsageError, match="--data: give text files, or set LEAP_DATA"):
@@ -136,12 +134,12 @@ def test_command(
     monkeypatch.setitem(correctness.PATHS, "missing", missing)
     assert main([*command, "missing"]) == 2
     assert "--paths: none of them can run here: onnx: pip install it" in capsys.readouterr().err
-    assert main([*command, "alone,nowhere"]) == 2
+    assert main([*command, "alone", "nowhere"]) == 2
     assert "--paths: 'nowhere' is none of alone, batches" in capsys.readouterr().err
     assert not output.exists()
     assert main([*command, "alone", "--thetas", "2"]) == 2
     assert "--exit_threshold" in capsys.readouterr().err
-    assert main([*command, "alone,missing,batches", "--thetas", "0.999"]) == 0
+    assert main([*command, "alone", "missing", "batches", "--thetas", "0.999"]) == 0
     figures: dict[str, Any] = json.loads(output.read_text())["figures"]
     assert set(figures["paths"]) == {"alone", "batches"}
     assert figures["left_out"] == {"missing": "onnx: pip install it"}

@@ -83,7 +83,7 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(
     model, optimizer, _ = trained()
     save_checkpoint(tmp_path, Progress(1), model, optimizer, RUN)
 
-    def full(tensors: object, path: Path) -> None:
+    def full(tensors: object, path: Path, metadata: object) -> None:
         Path(path).write_bytes(b"half")
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 

@@ -11,9 +11,9 @@ from leap.distill.recipes import PRESETS
 from leap.distill.students import (
     Distilled,
     LayerStart,
-    freeze_word_embeddings,
     make_student,
     mean_pool,
+    parameter_groups,
     parse_layer_starts,
 )
 from leap.encode.encoder import encode_layers, load_encoder
@@ -91,11 +91,16 @@ def test_the_papers_preset_starts_as_its_teacher(
     assert row_cosines(found[:, -1], wanted[:, -1]).min() > 0.99999
 
 
-def test_word_embeddings_are_frozen(tiny_model: LeapModel) -> None:
-    student = make_student(tiny_model)
-    freeze_word_embeddings(student)
-    frozen = [name for name, parameter in student.named_parameters() if not parameter.requires_grad]
-    assert frozen == ["embeddings.word_embeddings.weight"]
+def test_word_embeddings_have_a_rate_of_their_own(tiny_model: LeapModel) -> None:
+    words = tiny_model.embeddings.word_embeddings.weight
+    every = len(list(tiny_model.parameters()))
+    others, own = parameter_groups(tiny_model, 0.2)
+    assert (len(others["params"]), others["rate"], own["rate"]) == (every - 1, 1.0, 0.2)
+    assert own["params"][0] is words
+    (others,) = parameter_groups(tiny_model, 0)
+    assert len(others["params"]) == every - 1
+    assert not words.requires_grad
+    assert words not in set(others["params"])
 
 
 LANDING = {"landing_layer": 5, "min_exit_layer": 1, "max_exit_layer": 1}

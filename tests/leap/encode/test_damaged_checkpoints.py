@@ -83,7 +83,7 @@ def unknown_word(folder: Path) -> None:
 
 
 SAFETENSORS = "SafetensorError: Error while deserializing header"
-THRESHOLD = r"exit_threshold must be a number in \(-1, 1\]"
+THRESHOLD = r"exit_threshold must be a number in \[-1, 1\]"
 SHAPES = "its weights have other shapes than its config.json says"
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "weights: empty": (cut("model.safetensors", 0), SAFETENSORS),
@@ -104,7 +104,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "threshold: NaN": (config(exit_threshold=float("nan")), THRESHOLD),
     "threshold: infinite": (config(exit_threshold=float("inf")), THRESHOLD),
     "threshold: too few": (config(exit_threshold=[0.9] * 5), THRESHOLD),
-    "first layer out of range": (config(min_exit_layer=99), r"min_exit_layer must be .*\[2, 6\], got 99"),
+    "first layer out of range": (config(min_exit_layer=99), r"min_exit_layer must be .*\[1, 6\], got 99"),
     "patience out of range": (config(exit_patience=9), r"exit_patience must be .*\[1, 5\], got 9"),
     "width: not a multiple of the heads": (config(hidden_size=33), r"hidden size \(33\) is not a multiple"),
     "width: another": (config(hidden_size=36), SHAPES),

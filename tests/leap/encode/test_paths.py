@@ -1,12 +1,13 @@
 """Every threshold as a lookup in the paths: what `LeapModel` itself does, in both forms of the model."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import eval_toys
 import numpy as np
 import pytest
 
-from leap.encode.encoder import Encoder, encode
+from leap.encode.encoder import Encoder, encode, load_encoder
 from leap.encode.paths import encode_paths
 from modeling_leap import LeapModel
 
@@ -70,3 +71,18 @@ def test_a_model_without_tests_has_full_depth_alone(make_tiny_model: Callable[..
     paths = encode_paths(encoder_of(make_tiny_model(num_hidden_layers=1)), TEXTS)
     assert paths.embeddings.shape[1] == 1
     assert set(paths.cost(-1)) == {1}
+
+
+@pytest.mark.real_weights
+def test_lookups_on_real_weights(teacher_path: Path, train_texts: Callable[[int], list[str]]) -> None:
+    """In another batch, too: there float32 sums come in another order."""
+    encoder, texts = load_encoder(str(teacher_path)), train_texts(64)
+    encoder.model.config.min_exit_layer = 2
+    theta = 0.87  # all-MiniLM's layers 2 to 4 lie around it, so texts leave at all of them
+    paths = encode_paths(encoder, texts, batch_size=16)
+    clear = (np.abs(paths.cosines - theta) > 1e-4).all(axis=1)
+    found = encode(encoder, texts, batch_size=64, exit_threshold=theta)
+    assert clear.sum() >= 60
+    assert len(set(paths.taken(theta)[clear])) > 1
+    np.testing.assert_array_equal(found.layers_run[clear], paths.cost(theta)[clear])
+    np.testing.assert_allclose(found.embeddings[clear], paths.at(theta)[clear], atol=1e-5)

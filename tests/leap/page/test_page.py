@@ -213,14 +213,13 @@ def test_fields_in_updates_out(layout: ModuleType, encoder: Encoder) -> None:
     assert not message.visible and results.visible
     assert "of 2 texts skip layers" in told
     assert [row[1] for row in rows] == ["a cat", "the dog ran"]
-    assert [row[5] for row in rows] == encode(encoder, ["a cat", "the dog ran"]).exit_layers.tolist()
+    assert [row[4] for row in rows] == encode(encoder, ["a cat", "the dog ran"]).exit_layers.tolist()
     assert sum(len(dots.get_offsets()) for dots in figure.axes[0].collections) == 4  # theta and s of each
     *_, rows, figure = handlers.encode("a cat " * 100 + "\n日本 $5 $6", layout.SET, 1.0, 3)
     assert len(rows[0][1]) == 120
-    assert rows[0][2] == "40 (cut)"
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["theta", "full depth"]
-    assert rows[0][4:6] == ["no", 6]
+    assert rows[0][3:5] == ["no", 6]
     trouble, hits, told = handlers.search("a cat", layout.SET, 1.0, 3)
     assert not trouble.visible and hits.visible
     assert told == "The query ran **6** of 6 layers."
@@ -262,6 +261,17 @@ def test_page_is_built_for_a_list_of_thresholds(layout: ModuleType, encoder: Enc
     assert radio.value == layout.OWN
     assert "theta 0.1 at layer 2, 0.5 at layer 4" in radio.choices[0][0]
     assert "googleapis" not in str(layout.theme()._stylesheets)
+
+
+def test_page_of_a_landing_model(layout: ModuleType, landing: Encoder) -> None:
+    page = layout.build(landing, embed_index(landing, TEXTS), "tiny")
+    first = next(block for block in page.blocks.values() if block.elem_id == "first")
+    assert not first.visible, "there is one layer to test at"
+    handlers = layout.Handlers(landing, embed_index(landing, TEXTS))
+    message, _, told, rows, _ = handlers.encode("a cat\nthe dog ran", layout.SET, 0.0, 1)
+    assert not message.visible
+    assert "**2** of 2 texts skip layers; **3.00** of 6 layers run" in told
+    assert [row[3:5] for row in rows] == [["yes", 3], ["yes", 3]]
 
 
 def test_one_line_for_a_model_that_is_none(layout: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,9 @@ def page(window: Browser, address: str) -> Browser:
     """The page, fresh, with its first results."""
     window.resize(DESKTOP, 900)
     window.driver.get(address)
-    window.wait(lambda: "texts leave" in window.text("#summary") and "left at" in window.text("#found"))
+    window.wait(
+        lambda: "texts skip layers" in window.text("#summary") and "The query ran" in window.text("#found")
+    )
     return window
 
 
@@ -95,14 +97,15 @@ def look(page: Browser) -> Callable[..., None]:
 
 
 def layers(page: Browser) -> list[int]:
-    """The column of exit layers, as shown."""
-    return [int(cell) for cell in page.cells("#table", 4)]
+    """The column of layers run, as shown."""
+    return [int(cell) for cell in page.cells("#table", 5)]
 
 
 def test_first_view(page: Browser, look: Callable[..., None]) -> None:
     assert "The model's own rule" in page.text("#rule label.selected")
     assert len(layers(page)) == 6
     assert set(layers(page)) <= {2, 3, 4, 5, 6}
+    assert [skips == "yes" for skips in page.cells("#table", 4)] == [layer < 6 for layer in layers(page)]
     assert page.find("#curves img").size["height"] > 150
     assert page.cells("#hits", 2)[0].startswith(("If you cannot log in", "To change your password"))
     assert page.outside() == []
@@ -115,10 +118,10 @@ def test_theta_moved(page: Browser, look: Callable[..., None]) -> None:
     page.type(THETA, "1", TAB)
     page.wait(lambda: "The settings below" in page.text("#rule label.selected"))
     page.wait(lambda: layers(page) == [6] * 6)
-    page.wait(lambda: "layer 6 of 6" in page.text("#found"))
+    page.wait(lambda: "ran 6 of 6 layers" in page.text("#found"))
     page.find("#theta input[type=range]").send_keys(LEFT * 60)  # 60 steps of 0.005
     page.wait(lambda: layers(page) == [3] * 6)
-    page.wait(lambda: "layer 3 of 6" in page.text("#found"))
+    page.wait(lambda: "ran 3 of 6 layers" in page.text("#found"))
     look("theta")
     page.type(THETA, "1", TAB)
     page.wait(lambda: layers(page) == [6] * 6)
@@ -137,7 +140,7 @@ def test_no_text(page: Browser, look: Callable[..., None]) -> None:
     look("no_text")
     page.type("#texts textarea", "Hello!")  # and it goes on
     page.find("#encode").click()
-    page.wait(lambda: page.text("#summary").startswith("1 text leaves"))
+    page.wait(lambda: "of 1 text skip layers" in page.text("#summary"))
     assert page.text("#message") == ""
 
 
@@ -154,18 +157,18 @@ def test_long_and_odd_texts(page: Browser, look: Callable[..., None]) -> None:
     long = "A long text about $5 and $6, <b>bold</b> claims & <script>alert(1)</script>. " * 40
     page.type("#texts textarea", f"{long}\nshort\n{'supercalifragilistic' * 12}\n日本語のテキスト 🙂")
     page.find("#encode").click()
-    page.wait(lambda: page.text("#summary").startswith("4 texts leave"))
+    page.wait(lambda: "of 4 texts skip layers" in page.text("#summary"))
     assert "1 text was longer than the model reads and cut to 256 tokens" in page.text("#summary")
     look("long")
 
 
 def test_theta_out_of_range(page: Browser, look: Callable[..., None]) -> None:
     page.type(THETA, "7")  # the field is not left yet: it would go back to 1, and the message with it
-    said = "theta must lie between 0.5 and 1; 7 does not."
+    said = "theta must lie between 0 and 1; 7 does not."
     page.wait(lambda: page.text("#message") == page.text("#trouble") == said)
     look("out_of_range")
     page.find(THETA).send_keys(TAB)
-    page.wait(lambda: "texts leave at layer 6.00" in page.text("#summary"))  # of theta 1
+    page.wait(lambda: "6.00 of 6 layers run" in page.text("#summary"))  # of theta 1
 
 
 def test_on_a_phone(page: Browser, look: Callable[..., None]) -> None:

@@ -18,6 +18,7 @@ SHAPES = {
     "release": {"landing_layer": 5, "min_exit_layer": 1, "max_exit_layer": 1},
     "patience 2": {"landing_layer": 6, "min_exit_layer": 3, "max_exit_layer": 3, "exit_patience": 2},
     "p_0, patience 2": {"landing_layer": 4, "min_exit_layer": 2, "exit_patience": 2},
+    "the paper's form": {"min_exit_layer": 3, "max_exit_layer": 3},
     "3 layers": {"landing_layer": 3, "min_exit_layer": 1, "num_hidden_layers": 3},
 }
 

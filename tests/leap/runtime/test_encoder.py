@@ -146,6 +146,7 @@ def test_errors_are_one_line(folder: Path, encoder: LeapEncoder) -> None:
         (lambda: LeapEncoder.from_pretrained(folder, threads=0), "threads must be"),
         (lambda: LeapEncoder.from_pretrained("nowhere"), "neither a folder nor a Hub id"),
         (lambda: encoder.encode("a", batch_size=0), "batch_size must be"),
+        (lambda: encoder.encode("a", batch_size=2.5), "batch_size must be"),
         (lambda: encoder.encode_stream(["a"], exit_threshold=2), "exit_threshold must be"),
     ]
     for call, message in wrong:

@@ -168,8 +168,11 @@ def test_a_list_of_thresholds_may_leave_one_test(export_toy: Callable[..., Path]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"landing_layer": None, "min_exit_layer": 3, "max_exit_layer": None}, "landing_layer is None"),
-        ({"landing_layer": 5, "max_exit_layer": None}, "texts may leap after layers 1, 2, 3, and"),
+        (
+            {"landing_layer": None, "min_exit_layer": 3, "max_exit_layer": None},
+            "texts may leave after layers 3, 4, 5, and",
+        ),
+        ({"landing_layer": 5, "max_exit_layer": None}, "texts may leave after layers 1, 2, 3, and"),
         ({"hidden_act": "relu"}, "hidden_act must be 'gelu'"),
         ({"exit_threshold": 7}, "exit_threshold must be"),
     ],
