@@ -54,7 +54,7 @@ $(VENV)-integrations/.done: requirements.txt requirements-app.txt requirements-r
 
 test-integrations: $(VENV)-integrations/.done ## LEAP in other libraries and transformers.js; the page in Chromium
 	HF_HUB_OFFLINE=1 $(VENV)-integrations/bin/python -m pytest -m "integrations and not slow" \
-		tests/project/test_integrations.py tests/eval/quality/test_eval_mteb_model.py tests/leap/page/test_page_browser.py
+		tests/project/test_integrations.py tests/project/test_corpora.py tests/eval/quality/test_eval_mteb_model.py tests/leap/page/test_page_browser.py
 
 card: $(VENV)/.dev ## render the model card, docs/evidence.md and README's table from results/
 	$(BIN)/python -m eval card

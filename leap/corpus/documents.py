@@ -42,13 +42,15 @@ class Documents:
         for source in sources:
             source.files()
         found = cls(sources, tuple(text_columns), id_column)
-        if id_column is None:
-            rows = (row for source in sources for row in source.rows(text_columns, ("_id",)))
-            first = next(rows, None)
-            if first is None:
-                raise UsageError(f"--input: no row in {', '.join(names)}: give a file that has some")
-            found = replace(found, id_column="_id" if "_id" in first.values else None)
-        return found
+        first = next((row for source in sources for row in source.rows(*found.columns)), None)
+        if first is None:
+            raise UsageError(f"--input: no row in {', '.join(names)}: give a file that has some")
+        return found if id_column else replace(found, id_column="_id" if "_id" in first.values else None)
+
+    @property
+    def columns(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Those to read, and the one that need not be there."""
+        return (*self.text_columns, *filter(None, [self.id_column])), () if self.id_column else ("_id",)
 
     def rows(
         self, progress: Progress | None = None, sources: Sequence[TextSource] | None = None, first: int = 0
@@ -64,10 +66,9 @@ class Documents:
             UsageError: a row cannot be kept as it is.
         """
         sources = self.sources if sources is None else sources
-        columns, number = (*self.text_columns, *([self.id_column] if self.id_column else [])), first
-        parts = [Progress() for _ in sources]
+        number, parts = first, [Progress() for _ in sources]
         for source, part in zip(sources, parts, strict=True):
-            for row in source.rows(columns, () if self.id_column else ("_id",), progress=part):
+            for row in source.rows(*self.columns, progress=part):
                 if self.id_column is None and "_id" in row.values:
                     raise row.refuse("a column '_id', which the first row has not: name it by --id_column")
                 if progress is not None:

@@ -101,6 +101,27 @@ def test_layers_run_are_the_models_own_with_a_landing(
     assert call or len(set(cost)) > 1
 
 
+def test_onnx_where_the_model_has_it_gives_the_vectors_of_torch(
+    repo_root: Path, tmp_path: Path, run: Run
+) -> None:
+    export = pytest.importorskip("leap.runtime.export").export
+    rule = {"landing_layer": 3, "min_exit_layer": 1, "max_exit_layer": 1, "exit_threshold": 0.88}
+    model = make_model(tmp_path / "model", repo_root, **rule)
+    export(model, model / "onnx")
+    for runtime, output in (("auto", "one"), ("torch", "other")):
+        assert run("--model", str(model), "--runtime", runtime, output=output).startswith("50 vectors")
+    one, other = read_vectors(tmp_path / "one"), read_vectors(tmp_path / "other")
+    np.testing.assert_allclose(one.embeddings, other.embeddings, atol=1e-5)
+    assert np.array_equal(one.layers_run, other.layers_run) and len(set(one.layers_run)) == 2
+    made_by = json.loads((tmp_path / "one" / "manifest.json").read_text())["made_by"]
+    assert made_by["runtime"] == "onnx"
+    assert "was made with runtime='onnx'" in run(
+        "--model", str(model), "--runtime", "torch", "--resume", output="one"
+    )
+    assert "exit_threshold" in run("--model", str(model), "--exit_threshold", "2", output="never")
+    assert "max_length" in run("--model", str(model), "--max_length", "65", output="never")
+
+
 def test_the_encoder_travels(work: Path) -> None:
     encoder = TextEncoder(str(work / "model"), normalize=True)
     copy = pickle.loads(pickle.dumps(encoder))  # noqa: S301 - what an engine does to send it
@@ -247,6 +268,13 @@ def test_an_input_that_breaks_off_is_named_and_can_be_mended(work: Path, run: Ru
     assert "--input: " in said and "a.jsonl.gz" in said and "breaks off" in said, said
     with pytest.raises(UsageError, match="no finished run"):
         read_vectors(tmp_path / "out")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--id_column", "text"]])
+def test_an_input_without_rows_is_one_line(run: Run, tmp_path: Path, arguments: list[str]) -> None:
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "t.parquet")
+    assert "--input: no row in" in run(*arguments, source=tmp_path / "t.parquet")
+    assert not (tmp_path / "out").exists()
 
 
 def test_ids_that_only_some_rows_have(run: Run, tmp_path: Path) -> None:

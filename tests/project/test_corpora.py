@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,8 @@ def test_block_gives_the_encoders_vectors(
 ) -> None:
     if not importlib.util.find_spec(PACKAGES[library]):
         pytest.skip(f"no {PACKAGES[library]}: pip install -r requirements-integrations.txt")
+    if library == "Spark" and not shutil.which("java"):
+        pytest.skip("no java: Spark needs it")
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     folder, encoded = corpus
     left = run(library, repo_root, folder, monkeypatch, tmp_path)
@@ -91,8 +94,8 @@ def test_block_gives_the_encoders_vectors(
         rows = pq.read_table(tmp_path / "vectors-of-spark").to_pydict()
         left["spark"].stop()
         order = np.argsort([IDS.index(key) for key in rows["id"]])
-        vectors, ids = [rows["embeddings"][at] for at in order], [rows["id"][at] for at in order]
-        assert [rows["exit_layers"][at] for at in order] == encoded.exit_layers.tolist()
+        vectors, ids = [rows["embedding"][at] for at in order], [rows["id"][at] for at in order]
+        assert [rows["exit_layer"][at] for at in order] == encoded.exit_layers.tolist()
     elif library == "Dask":
         vectors, ids = left["docs"]["embedding"].tolist(), left["docs"]["id"].tolist()
     elif library == "FAISS":
