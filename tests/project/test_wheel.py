@@ -44,8 +44,7 @@ def test_the_wheel_encodes_without_torch(
     venv.create(tmp_path / "empty", with_pip=True)
     python = tmp_path / "empty" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", wheel], check=True)
-    rule = {"exit_threshold": 0.5, "min_exit_layer": 1, "max_exit_layer": 1, "landing_layer": 5}
-    folder = eval_toys.save_toy(tmp_path / "model", make_tiny_model(**rule))
+    folder = eval_toys.save_toy(tmp_path / "model", make_tiny_model(**eval_toys.LEAP_RULE))
     assert export(["export", "--model", str(folder), "--output", str(folder / "onnx")]) == 0
     out = tmp_path / "vectors.npy"
     subprocess.run([python, "-I", "-c", ENCODE, folder, out, *TEXTS], check=True, cwd="/")
