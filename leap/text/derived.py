@@ -19,6 +19,7 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from leap.files import atomic_write
+from leap.text.holdout import held_out
 from leap.text.reading import TextSource, iterate_texts
 
 WORD = re.compile(r"[^\W\d_][\w'-]*")
@@ -80,7 +81,8 @@ def derive(sentences: Iterable[str], library: Path, options: DeriveOptions) -> I
     wanted = dict.fromkeys(("words", "names", "queries"), options.short // 3)
     seen: set[str] = set()
     for kind, text in short_texts(sentences, rng):
-        if wanted[kind] and text not in seen:
+        # Held out in lower case, too: tokenizers without case take both for the same text.
+        if wanted[kind] and text not in seen and not held_out(text.lower()):
             seen.add(text)
             wanted[kind] -= 1
             yield {"text": text, "source": kind}
