@@ -1,16 +1,15 @@
 """The options of train_leap.py, and what is wrong with them before anything is loaded."""
 
-# ruff: noqa: RUF009 - `_option` returns a dataclass field
-
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from dataclasses import asdict, dataclass, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from transformers import HfArgumentParser
 
 from configuration_leap import LeapConfig
+from leap.arguments import option
 from leap.distill.objective import ObjectiveConfig
 from leap.distill.recipes import PRESETS, RECIPES
 from leap.distill.students import parse_layer_starts
@@ -18,90 +17,84 @@ from leap.publish.hub import check_push
 from leap.text.reading import TextSource
 
 
-def _option(default: Any, text: str) -> Any:
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class TrainOptions:
     """What a run is (the same again is the same run), and below that how it goes about it."""
 
-    output_dir: Path = field(metadata={"help": "gets the model, and checkpoints/ meanwhile"})
-    preset: Literal["paper-l12"] | None = _option(
-        None, "other defaults for some options: paper-l12, the paper's protocol on 12 layers"
+    output_dir: Path = option("gets the model, and checkpoints/ meanwhile")
+    preset: Literal["paper-l12"] | None = option(
+        "other defaults for some options: paper-l12, the paper's protocol on 12 layers", None
     )
 
-    teacher: str = _option(
-        "sentence-transformers/all-MiniLM-L6-v2",
+    teacher: str = option(
         "Hub id, folder, or package:NAME for model/ in a Python package",
+        "sentence-transformers/all-MiniLM-L6-v2",
     )
-    teacher_revision: str | None = _option(None, "commit of a teacher on the Hub; none: its newest")
-    student: str | None = _option(
-        None, "model of the teacher's width that the student starts from; none: the teacher"
+    teacher_revision: str | None = option("commit of a teacher on the Hub; none: its newest", None)
+    student: str | None = option(
+        "model of the teacher's width that the student starts from; none: the teacher", None
     )
-    student_revision: str | None = _option(None, "commit of a student on the Hub; none: its newest")
-    student_layers: str | None = _option(
-        None, "one item a layer: N copies layer N, Na,Nf its two halves; such as 1,5,6; none: all in order"
+    student_revision: str | None = option("commit of a student on the Hub; none: its newest", None)
+    student_layers: str | None = option(
+        "one item a layer: N copies layer N, Na,Nf its two halves; such as 1,5,6; none: all in order", None
     )
-    landing_layer: int | None = _option(
-        None, "layer that converged texts go on with; none: the last but one (paper: they leave the network)"
+    landing_layer: int | None = option(
+        "layer that converged texts go on with; none: the last but one (paper: they leave the network)", None
     )
-    min_exit_layer: int | None = _option(
-        None, "first layer that texts may leave at; none: 1 (paper: half of the layers)"
+    min_exit_layer: int | None = option(
+        "first layer that texts may leave at; none: 1 (paper: half of the layers)", None
     )
-    max_exit_layer: int | None = _option(None, "last layer that texts may leave at; none: 1 (paper: all)")
-    exit_threshold: float | None = _option(None, "written to the config; none: full depth")
+    max_exit_layer: int | None = option("last layer that texts may leave at; none: 1 (paper: all)", None)
+    exit_threshold: float | None = option("written to the config; none: full depth", None)
 
-    data: list[str] = _option(
-        ["sentence-transformers/all-nli"],
+    data: list[str] = option(
         "Hub data set ids, or local files, folders or globs of json, jsonl, csv, txt, parquet (.gz too)",
+        ["sentence-transformers/all-nli"],
     )
-    split: str = _option("train", "split of a Hub data set, SUBSET/SPLIT where it has subsets")
-    text_columns: list[str] = _option(["text"], "columns whose strings are texts")
-    exclude_sources: list[str] = _option(
-        [], "leave out rows whose column `source` is one of these, for their licence say"
+    split: str = option("split of a Hub data set, SUBSET/SPLIT where it has subsets", "train")
+    text_columns: list[str] = option("columns whose strings are texts", ["text"])
+    exclude_sources: list[str] = option(
+        "leave out rows whose column `source` is one of these, for their licence say", []
     )
-    max_texts: int | None = _option(None, "train on so many texts, drawn from all")
-    max_length: int = _option(256, "tokens; longer texts are cut, by the finished model too")
-    streaming: bool = _option(False, "read a data set as it is downloaded, keeping only its tokens")
+    max_texts: int | None = option("train on so many texts, drawn from all", None)
+    max_length: int = option("tokens; longer texts are cut, by the finished model too", 256)
+    streaming: bool = option("read a data set as it is downloaded, keeping only its tokens", False)
 
-    recipe: Literal["leap", "paper"] = _option("leap", "weights and shapes of all terms")
-    full_depth_every: int = _option(
-        2, "one in so many texts of a batch runs full depth beside the exits, where converged texts land"
+    recipe: Literal["leap", "paper"] = option("weights and shapes of all terms", "leap")
+    full_depth_every: int = option(
+        "one in so many texts of a batch runs full depth beside the exits, where converged texts land", 2
     )
-    batch_tokens: int = _option(3072, "tokens a process and batch at most, padding counted")
-    batch_size: int = _option(256, "texts a process and batch at most")
+    batch_tokens: int = option("tokens a process and batch at most, padding counted", 3072)
+    batch_size: int = option("texts a process and batch at most", 256)
     gradient_accumulation_steps: int = 1
-    learning_rate: float = _option(3e-4, "the highest")
-    word_embedding_rate: float = _option(
-        0.2, "learning rate of the word embeddings, as a share of that of the rest; 0 keeps them as they are"
+    learning_rate: float = option("the highest", 3e-4)
+    word_embedding_rate: float = option(
+        "learning rate of the word embeddings, as a share of that of the rest; 0 keeps them as they are", 0.2
     )
-    schedule: Literal["cosine", "constant"] = _option(
-        "cosine", "of the learning rate after its warm-up; constant: until --decay"
+    schedule: Literal["cosine", "constant"] = option(
+        "of the learning rate after its warm-up; constant: until --decay", "cosine"
     )
-    warmup: float = _option(0.05, "share of the run in which the learning rate rises")
-    decay: float = _option(0.3, "share of the run, at its end, in which a constant learning rate falls to 0")
+    warmup: float = option("share of the run in which the learning rate rises", 0.05)
+    decay: float = option("share of the run, at its end, in which a constant learning rate falls to 0", 0.3)
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     epochs: int = 1
-    max_tokens: float | None = _option(None, "tokens to train on in all; none: as many as --epochs have")
-    mixed_precision: Literal["no", "bf16", "fp16"] = _option("no", "autocast")
-    save_dtype: Literal["float32", "float16"] = _option("float32", "of the saved weights")
+    max_tokens: float | None = option("tokens to train on in all; none: as many as --epochs have", None)
+    mixed_precision: Literal["no", "bf16", "fp16"] = option("autocast", "no")
+    save_dtype: Literal["float32", "float16"] = option("of the saved weights", "float32")
     seed: int = 0
 
-    resume: bool = _option(False, "go on from the newest whole checkpoint in --output_dir")
-    checkpoint_minutes: float = _option(15.0, "between checkpoints")
-    eval_data: str | None = _option(
-        None, "sentence1,sentence2,score as CSV, or a Hub id; evaluated as training goes"
+    resume: bool = option("go on from the newest whole checkpoint in --output_dir", False)
+    checkpoint_minutes: float = option("between checkpoints", 15.0)
+    eval_data: str | None = option(
+        "sentence1,sentence2,score as CSV, or a Hub id; evaluated as training goes", None
     )
     eval_steps: int = 1000
     log_steps: int = 20
-    report_to: Literal["none", "tensorboard", "wandb"] = _option("none", "tracker")
-    push_to_hub: str | None = _option(None, "OWNER/NAME of the Hub to upload the finished model to")
-    cache_dir: Path = _option(Path("~/.cache/leap"), "of tokens")
-    workers: int = _option(0, "processes that prepare batches")
+    report_to: Literal["none", "tensorboard", "wandb"] = option("tracker", "none")
+    push_to_hub: str | None = option("OWNER/NAME of the Hub to upload the finished model to", None)
+    cache_dir: Path = option("of tokens", Path("~/.cache/leap"))
+    workers: int = option("processes that prepare batches", 0)
 
     def sources(self) -> list[TextSource]:
         """The data sets asked for."""
@@ -140,13 +133,13 @@ TERM_HELP = {
 ObjectiveOptions = make_dataclass(
     "ObjectiveOptions",
     [
-        (term.name, term.type | None, _option(None, f"{TERM_HELP[term.name]}; none: the recipe's"))
+        (term.name, term.type | None, option(f"{TERM_HELP[term.name]}; none: the recipe's", None))
         for term in fields(ObjectiveConfig)
     ],
 )
 
 
-class _OneLineParser(HfArgumentParser):
+class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
         fail(message)
 
@@ -164,7 +157,7 @@ def fail(error: object) -> NoReturn:
 
 def parse(description: str, argv: Sequence[str] | None = None) -> tuple[TrainOptions, ObjectiveConfig]:
     """Read and check the command line; what is wrong ends the program with one line."""
-    parser = _OneLineParser((TrainOptions, ObjectiveOptions), prog="train_leap.py", description=description)
+    parser = _Parser((TrainOptions, ObjectiveOptions), prog="train_leap.py", description=description)
     options, terms = parser.read(argv)
     if options.preset:
         parser.set_defaults(**PRESETS[options.preset])
