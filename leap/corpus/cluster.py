@@ -15,7 +15,7 @@ import pyarrow as pa
 from leap.corpus.documents import Documents
 from leap.corpus.encoder import Encoded, TextEncoder
 from leap.corpus.parts import as_table
-from leap.errors import UsageError
+from leap.errors import UsageError, first_line
 from leap.text.reading import TextSource
 
 try:
@@ -117,6 +117,6 @@ def encode_on_ray(documents: Documents, encoder: TextEncoder, options: Any) -> N
             found = getattr(found, "cause", None) or found.__cause__
         if found is None:
             raise
-        raise found from error
+        raise UsageError(first_line(found)) from error  # Ray adds lines of its own
     finally:
         ray.shutdown()
