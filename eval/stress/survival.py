@@ -33,7 +33,7 @@ from modeling_leap import LeapModel
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = "water stone music night river glass paper winter garden engine letter market silver window".split()
-CHECKPOINT_STEPS = 5
+TOKENS_A_STEP = 64
 DAMAGES = [
     (file, damage)
     for file in ("model.safetensors", "optimizer.safetensors", "state.json")
@@ -93,14 +93,14 @@ def training(work: Path, steps: int) -> Program:
 
     def arguments(folder: Path) -> list[str]:
         said = ["--teacher", work / "model", "--data", work / "texts.jsonl", "--cache_dir", work / "cache"]
-        said += ["--student_layers", "1,2,2~", "--relation", "1", "--batch_size", "8", "--epochs", "100"]
-        said += ["--max_steps", steps, "--checkpoint_steps", CHECKPOINT_STEPS, "--output_dir", folder]
+        said += ["--max_tokens", steps * TOKENS_A_STEP, "--batch_tokens", TOKENS_A_STEP]
+        said += ["--checkpoint_minutes", "0", "--output_dir", folder]  # after every step
         return [str(argument) for argument in said]
 
     return Program(
         "train_leap",
         arguments,
-        steps,
+        steps * TOKENS_A_STEP,
         lambda folder: set((folder / "checkpoints").glob(".step-*.partial")),
         digest,
     )
@@ -219,11 +219,16 @@ def damaged_checkpoints(
                 "file": name,
                 "damage": damage,
                 "warned": "is broken" in life.log,
-                "went_back": life.began_at == int(before.name.removeprefix("step-")),
+                "went_back": life.began_at == tokens_seen(before),
                 "same_bits": program.digest(folder) == digest,
             }
         )
     return results
+
+
+def tokens_seen(checkpoint: Path) -> int:
+    """How many tokens training had seen when it wrote a checkpoint; its progress bar counts them."""
+    return json.loads((checkpoint / "state.json").read_text())["tokens"]
 
 
 def full_disk(program: Program, work: Path, size: int, room: int, digest: str) -> dict[str, Any]:
@@ -235,6 +240,8 @@ def full_disk(program: Program, work: Path, size: int, room: int, digest: str) -
         first = program.live(folder)
         resize(room)
         torn = bool(program.half_written(folder))
+        newest = max((folder / "checkpoints").glob("step-*"))
+        kept = tokens_seen(newest)
         life = program.finish(folder)
         return {
             "tried": True,
@@ -242,6 +249,7 @@ def full_disk(program: Program, work: Path, size: int, room: int, digest: str) -
             "error": first.error.replace(str(work), "OUTPUT"),
             "one_line": "Traceback" not in first.log and "No space left" in first.error,
             "half_written_left": torn,
+            "kept": kept,
             "resumed_from": life.began_at,
             "same_bits": program.digest(folder) == digest,
         }
@@ -302,7 +310,7 @@ def measure_survival(work: Path, *, kills: int, steps: int, rows: int, seed: int
     """
     make_inputs(work, rows)
     warm_up()
-    figures: dict[str, Any] = {"steps": steps, "checkpoint_steps": CHECKPOINT_STEPS, "rows": rows}
+    figures: dict[str, Any] = {"steps": steps, "rows": rows}
     for key, program in (("training", training(work, steps)), ("encoding", encoding(work, rows))):
         folder = work / key
         whole = program.finish(folder / "whole")

@@ -31,7 +31,6 @@ class Log:
             initial=progress.tokens,
             disable=not accelerator.is_main_process,
             unit="tok",
-            unit_scale=True,
         )
         self._restart()
 

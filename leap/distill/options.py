@@ -235,8 +235,9 @@ def set_exit_rule(config: LeapConfig, options: TrainOptions, objective: Objectiv
     recipe, depth = RECIPES[options.recipe], config.num_hidden_layers
     landing, first, last = options.landing_layer, options.min_exit_layer, options.max_exit_layer
     if recipe.exit_layer is not None:
-        landing = depth - recipe.landing_from_end if landing is None else landing
         first = recipe.exit_layer if first is None else first
+        if landing is None:
+            landing = max(depth - recipe.landing_from_end, first + 2)  # to skip one layer at least
         last = max(first, recipe.exit_layer) if last is None else last
     config.landing_layer, config.min_exit_layer, config.max_exit_layer = landing, first, last
     config.exit_threshold = options.exit_threshold

@@ -83,7 +83,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(
     if not figures["tried"]:
         pytest.skip(figures["why"])
     assert figures["stopped"] and figures["one_line"] and not figures["half_written_left"], figures
-    assert figures["resumed_from"] == 10
+    assert figures["resumed_from"] == figures["kept"] > 0
     assert figures["same_bits"]
 
 

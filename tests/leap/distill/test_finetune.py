@@ -159,7 +159,7 @@ def test_before_and_after(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("--data /nowhere.csv", "--data: '/nowhere.csv': cannot be opened"),
+        ("--data /nowhere.csv", "--data: there is no file '/nowhere.csv'"),
         ("--data {scored} --validation {together}", "--validation: one of"),
         ("--model /nowhere --data {scored}", "'/nowhere' is neither"),
         ("--data {scored} --batch_size 0", "must be at least 1"),

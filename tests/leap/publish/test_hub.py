@@ -36,16 +36,14 @@ RULE = ["--exit_threshold", "0.4", "--min_exit_layer", "2"]
 
 
 def train(machine: Machine, output: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Train for three steps on the Hub's texts."""
+    """Train for a few steps on the Hub's texts."""
     run = [
         "--data",
         "owner/texts",
         "--cache_dir",
         machine.folder / "cache",
-        "--batch_size",
-        8,
-        "--max_steps",
-        3,
+        "--max_tokens",
+        100,
     ]
     return machine.run("train_leap.py", *run, "--output_dir", machine.folder / output, *arguments)
 
@@ -116,7 +114,8 @@ def test_training_ends_in_one_commit_on_the_hub(hub: FakeHub, pushed: Pushed) ->
         '"owner/tiny", trust_remote_code=True, revision=',
         "recipe `leap`",
         "0.4",
-        "from layer 2 on",
+        "skips to layer 4",
+        "after layer 2",
     ):
         assert said in card.text
 
@@ -262,8 +261,9 @@ def test_card_of_a_model_that_is_on_no_hub(make_tiny_model: MakeModel) -> None:
         "`teacher`",
         "recipe `paper`",
         "PATH/TO/THIS/FOLDER",
-        "(none, none, 0.9, none, 0.5",
+        "after layer 3, 5",
+        "0.9, 0.5",
         "2 layers before",
     ):
         assert said in card.text
-    assert "no text leaves before the last layer" in model_card(make_tiny_model(), "package:teacher", "leap")
+    assert "all texts run all layers" in model_card(make_tiny_model(), "package:teacher", "leap")
