@@ -63,16 +63,18 @@ def padded(rows: list[list[int]], extra: int = 0) -> dict[str, Tensor]:
     return {"input_ids": torch.stack(ids), "attention_mask": torch.stack(mask)}
 
 
-def cosines_by_layer(model: LeapModel, token_ids: list[list[int]]) -> Tensor:
+@pytest.fixture(scope="module")
+def cosines(model: LeapModel, token_ids: list[list[int]]) -> Tensor:
     """(texts, L) cosines s_l in column l - 1, from full depth, similar lengths together; NaN where l < k."""
     patience = model.config.exit_patience
     order = sorted(range(len(token_ids)), key=lambda i: len(token_ids[i]))
     cosines = torch.full((len(token_ids), model.config.num_hidden_layers), torch.nan)
     for start in range(0, len(order), 64):
         chosen = order[start : start + 64]
-        layers = model(
-            **padded([token_ids[i] for i in chosen]), output_layer_embeddings=True
-        ).layer_embeddings
+        with torch.inference_mode():
+            layers = model(
+                **padded([token_ids[i] for i in chosen]), output_layer_embeddings=True
+            ).layer_embeddings
         cosines[chosen, patience - 1 :] = cosine_similarity(
             layers[:, patience:], layers[:, :-patience], dim=-1
         )
@@ -94,12 +96,16 @@ def dividing_threshold(cosines: torch.Tensor) -> float:
 )
 @torch.inference_mode()
 def test_same_result_alone_and_in_any_company(
-    model: LeapModel, token_ids: list[list[int]], kind: str, places: int, monkeypatch: pytest.MonkeyPatch
+    model: LeapModel,
+    token_ids: list[list[int]],
+    cosines: Tensor,
+    kind: str,
+    places: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each text alone, then in shuffled batches with others and with padding to spare."""
     config = model.config
     depth, patience = config.num_hidden_layers, config.exit_patience
-    cosines = cosines_by_layer(model, token_ids)
     if kind != "config":
         three = range(patience, patience + 3)
         thetas = [dividing_threshold(cosines[:, n - 1]) if n in three else None for n in range(1, depth + 1)]
