@@ -231,6 +231,10 @@ def train(options: TrainOptions, terms: ObjectiveConfig, ends: ExitStack) -> Non
     # 6. The finished model.
     log.check()
     accelerator.wait_for_everyone()
+    # DDP goes before its process group. Left to be the last that holds it, it would take it down with the
+    # interpreter locked, and the thread of gloo that it joins may be waiting for that lock (torch 2.13).
+    del model
+    accelerator.free_memory()
     accelerator.end_training()
     if accelerator.is_main_process:
         folder = options.output_dir / "model"
