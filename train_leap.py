@@ -82,14 +82,11 @@ def load_models(
 
 
 def learning_rate(progress: float, options: TrainOptions) -> float:
-    """The learning rate at a share of the run in [0, 1]."""
-    rising = progress / options.warmup if progress < options.warmup else 1.0
-    if options.schedule == "cosine":
-        past = max(0.0, progress - options.warmup) / (1 - options.warmup)
-        falling = 0.5 * (1 + math.cos(math.pi * min(past, 1.0)))
-    else:
-        falling = min(1.0, (1 - progress) / options.decay) if options.decay else 1.0
-    return options.learning_rate * min(rising, max(falling, 0.0))
+    """The learning rate at a share of the run in [0, 1]: a linear warm-up, then a cosine down to 0."""
+    if progress < options.warmup:
+        return options.learning_rate * progress / options.warmup
+    past = min(1.0, (progress - options.warmup) / (1 - options.warmup))
+    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * past))
 
 
 def gather_with_gradient(rows: Tensor) -> Tensor:

@@ -71,11 +71,7 @@ class TrainOptions:
     word_embedding_rate: float = option(
         "learning rate of the word embeddings, as a share of that of the rest; 0 keeps them as they are", 0.2
     )
-    schedule: Literal["cosine", "constant"] = option(
-        "of the learning rate after its warm-up; constant: until --decay", "cosine"
-    )
-    warmup: float = option("share of the run in which the learning rate rises", 0.05)
-    decay: float = option("share of the run, at its end, in which a constant learning rate falls to 0", 0.3)
+    warmup: float = option("share of the run in which the learning rate rises, before it falls to 0", 0.05)
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     epochs: int = 1
@@ -191,9 +187,7 @@ def check(options: TrainOptions, objective: ObjectiveConfig) -> None:
     _require(options.learning_rate > 0, f"--learning_rate must be above 0, got {options.learning_rate}")
     share = options.word_embedding_rate
     _require(share >= 0, f"--word_embedding_rate must not be negative, got {share}")
-    for name in ("warmup", "decay"):
-        share = getattr(options, name)
-        _require(0 <= share < 1, f"--{name} is a share of the run in [0, 1), got {share}")
+    _require(0 <= options.warmup < 1, f"--warmup is a share of the run in [0, 1), got {options.warmup}")
     _require(
         options.checkpoint_minutes >= 0,
         f"--checkpoint_minutes must not be negative, got {options.checkpoint_minutes}",
