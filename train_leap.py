@@ -42,7 +42,7 @@ from leap.text.tokens import TokenCache, draw_texts
 from modeling_leap import LeapModel
 
 # The first process tokenises while the others wait, and a corpus may take it hours.
-PATIENCE = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+TIMEOUT = InitProcessGroupKwargs(timeout=timedelta(hours=12))
 
 
 def load_models(
@@ -120,7 +120,7 @@ def train(options: TrainOptions, terms: ObjectiveConfig, ends: ExitStack) -> Non
         gradient_accumulation_steps=options.gradient_accumulation_steps,
         log_with=None if options.report_to == "none" else options.report_to,
         project_config=ProjectConfiguration(project_dir=str(options.output_dir)),
-        kwargs_handlers=[PATIENCE],
+        kwargs_handlers=[TIMEOUT],
     )
     set_seed(options.seed)
     device, processes, process = accelerator.device, accelerator.num_processes, accelerator.process_index
@@ -178,6 +178,8 @@ def train(options: TrainOptions, terms: ObjectiveConfig, ends: ExitStack) -> Non
             order = length_grouped_batches(
                 lengths, options.batch_tokens, options.batch_size, options.seed, epoch, processes
             )
+            if not order:
+                raise ValueError(f"--data has {len(texts)} texts, fewer than there are processes: give more")
             loader = batch_loader(
                 cache,
                 [texts[rows[process::processes]] for rows in order[done:]],

@@ -48,3 +48,7 @@ def test_loader_pads_as_it_is_asked() -> None:
     (batch,) = batch_loader(rows, [np.array([2, 0])], pad_id=9)
     assert batch["input_ids"].tolist() == [[3, 4, 5], [0, 9, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_fewer_texts_than_processes_make_no_batch() -> None:
+    assert length_grouped_batches(np.array([5]), 1000, 64, 0, 0, processes=2) == []
