@@ -90,19 +90,6 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def reserve(file: Path) -> None:
-    """Have the file's full size on the disk, before it is written through a memory map.
-
-    Where there is no room for a page of such a map, the process is killed; this raises an error instead.
-
-    Raises:
-        OSError: the disk is full.
-    """
-    if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
-        with file.open("r+b") as handle:
-            os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
-
-
 def _sync(path: Path) -> None:
     """Have a file, or the names in a folder, reach the disk."""
     handle = os.open(path, os.O_RDONLY)
