@@ -239,7 +239,9 @@ def train(options: TrainOptions, terms: ObjectiveConfig, ends: ExitStack) -> Non
         folder = options.output_dir / "model"
         card = model_card(student, options.teacher, options.recipe, options.push_to_hub, data_on_hub)
         write_model(folder, student, tokenizer, options.max_length, options.save_dtype, card)
-        write_json(options.output_dir / "log.json", {"run": run, "log": progress.rows})
+        write_json(
+            options.output_dir / "log.json", {"given": options.given(), "run": run, "log": progress.rows}
+        )
         if options.push_to_hub:
             print(push(folder, options.push_to_hub, "--push_to_hub").commit_url)
 

@@ -98,6 +98,15 @@ class TrainOptions:
         columns, excluded = tuple(self.text_columns), tuple(self.exclude_sources)
         return [TextSource(name, self.split, columns, excluded, limit) for name in self.data]
 
+    def given(self) -> dict[str, Any]:
+        """What the run was given, by name, for its log; `run_identity` has the content."""
+        return {
+            "teacher": self.teacher,
+            "student": self.student,
+            "data": [Path(name).name or name for name in self.data],
+            "exclude_sources": self.exclude_sources,
+        }
+
     def identity(self) -> dict[str, Any]:
         """The options that make a run what it is, as JSON values."""
         return {name: value for name, value in asdict(self).items() if name not in NOT_OF_THE_RUN}
