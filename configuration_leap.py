@@ -14,6 +14,11 @@ from transformers import BertConfig
 # theta of all layers, or one of each layer (None: nothing leaves there); None: full depth.
 ExitThreshold: TypeAlias = float | Sequence[float | None] | None
 
+# What the Auto classes of transformers load from a saved folder with `trust_remote_code`.
+HEADS = ("MaskedLM", "MultipleChoice", "QuestionAnswering", "SequenceClassification", "TokenClassification")
+AUTO_MAP = {"AutoConfig": "configuration_leap.LeapConfig", "AutoModel": "modeling_leap.LeapModel"}
+AUTO_MAP |= {f"AutoModelFor{head}": f"modeling_leap.LeapFor{head}" for head in HEADS}
+
 # Far above any encoder: transformers would build a billion layers before it misses their weights.
 MAX_LAYERS = 1000
 
@@ -62,7 +67,7 @@ class LeapConfig(BertConfig):
         max_exit_layer: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs | {"auto_map": AUTO_MAP | (kwargs.get("auto_map") or {})})
         self.exit_threshold = exit_threshold
         self.min_exit_layer = min_exit_layer
         self.exit_patience = exit_patience

@@ -15,7 +15,15 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
 from transformers.utils import ModelOutput, logging
 
 try:
@@ -491,4 +499,32 @@ def _attention_weights(layers: Sequence[nn.Module] | nn.ModuleList) -> Iterator[
             hook.remove()
 
 
+# Heads sit on a plain BertModel: a text is at full depth there. Only the class of their config is ours.
+
+
+class LeapForMaskedLM(BertForMaskedLM):  # noqa: D101
+    config_class = LeapConfig
+
+
+class LeapForMultipleChoice(BertForMultipleChoice):  # noqa: D101
+    config_class = LeapConfig
+
+
+class LeapForQuestionAnswering(BertForQuestionAnswering):  # noqa: D101
+    config_class = LeapConfig
+
+
+class LeapForSequenceClassification(BertForSequenceClassification):  # noqa: D101
+    config_class = LeapConfig
+
+
+class LeapForTokenClassification(BertForTokenClassification):  # noqa: D101
+    config_class = LeapConfig
+
+
 LeapModel.register_for_auto_class("AutoModel")
+LeapForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
+LeapForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
+LeapForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
+LeapForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+LeapForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")

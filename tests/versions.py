@@ -24,6 +24,7 @@ TESTS = (
     "tests/model/test_configuration.py",
     "tests/model/test_modeling.py",
     "tests/model/test_exits.py",
+    "tests/model/test_heads.py",
     "tests/model/test_drop_in.py",
     "tests/model/test_batch_invariance.py",
     "tests/model/test_loading.py",

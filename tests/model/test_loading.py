@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel
 
+from configuration_leap import AUTO_MAP
 from modeling_leap import LeapModel
 
 MakeModel = Callable[..., LeapModel]
@@ -70,10 +71,7 @@ def exiting_model(make_tiny_model: MakeModel) -> LeapModel:
 def test_saved_folder_is_complete(exiting_model: LeapModel, tmp_path: Path, repo_root: Path) -> None:
     exiting_model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["auto_map"] == {
-        "AutoConfig": "configuration_leap.LeapConfig",
-        "AutoModel": "modeling_leap.LeapModel",
-    }
+    assert config["auto_map"] == AUTO_MAP
     assert config["architectures"] == ["LeapModel"]
     for name in ("configuration_leap.py", "modeling_leap.py"):
         assert (tmp_path / name).read_bytes() == (repo_root / name).read_bytes()
