@@ -108,7 +108,7 @@ def _draw_speedups(axes: Any, figures: dict[str, Any]) -> None:
             marker="_",
             markersize=250 * width / len(groups),
             linestyle="none",
-            label="layers / mean exit layer" if index == len(names) - 1 else None,
+            label="layers / mean layers run" if index == len(names) - 1 else None,
         )
     axes.axhline(1, color="0.5", linewidth=0.8)
     labels = [f"{texts.replace('passages of ', '')}\nx {size}" for texts, size in groups]

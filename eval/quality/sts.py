@@ -55,10 +55,9 @@ def evaluate_sts(
 
     Returns:
         `pairs`; `full_depth`: `spearman`, its 95 % `interval`, and `mean_layers_run`; `paths`: the same when
-        all
-        texts converge at one `test_layer` of the model, and `all_leap`: the first of these, in a model with a
-        landing layer; `exits`: the same by the rule, with the rule, `mean_exit_layer` and the share of
-        sentences that leave early, `leap_share`; None without a threshold.
+        all texts converge at one `test_layer` of the model, and `all_leap`: the first of these, in a model
+        with a landing layer; `exits`: the same by the rule, with the rule and the share of sentences that
+        leave early, `leap_share`; None without a threshold.
 
     Raises:
         UsageError: a threshold out of its range.
@@ -94,7 +93,6 @@ def evaluate_sts(
         figures["exits"] = {
             **encoder.rule_in_force(theta),
             **score(paths.at(theta), paths.cost(theta).mean()),
-            "mean_exit_layer": float(np.append(paths.layers, encoder.depth)[taken].mean()),
             "leap_share": float((taken < len(paths.layers)).mean()),
         }
     return figures

@@ -98,7 +98,7 @@ def _leap_sentence_transformers(sources: Sources) -> dict[str, Encode]:
 
     def watched(**arguments: Any) -> Any:
         output = forward(**arguments)
-        left.append(output.exit_layer)
+        left.append(output.layers_run)
         return output
 
     leap.forward = watched
@@ -150,7 +150,7 @@ def _leap_transformers(sources: Sources) -> dict[str, Encode]:
             )
             with torch.inference_mode():
                 output = model(**batch, **rule)
-                return normalize(output.sentence_embedding).numpy(), output.exit_layer.numpy()
+                return normalize(output.sentence_embedding).numpy(), output.layers_run.numpy()
 
         return encode
 
@@ -257,7 +257,8 @@ def _leap_encoder(precision: str) -> Callable[[Sources], dict[str, Encode]]:
 
         def make(rule: dict[str, Any]) -> Encode:
             def encode(texts: list[str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-                return encoder.encode(texts, batch_size=len(texts), return_exit_layers=True, **rule)
+                found = next(encoder.encode_stream(texts, batch_size=len(texts), **rule))
+                return found.embeddings, found.layers_run
 
             return encode
 

@@ -15,7 +15,7 @@ Json = dict[str, Any]
 
 # Of exits over full depth in the same library, at batch 1: what the paper reports of torch on a GPU.
 SPEEDUP = 1.6
-# Share of layers over the mean exit layer that the speedup has to reach; regrouping rows costs batches some.
+# Share of layers over the mean of layers run that the speedup has to reach; regrouping costs batches some.
 SHARE_ALONE, SHARE_BATCHED = 0.90, 0.85
 
 
@@ -28,7 +28,7 @@ class Pace:
         texts: kind of texts.
         batch_size: texts a call.
         speedup: median over rounds.
-        possible: layers over mean exit layer.
+        possible: layers over the mean of layers run.
         share: `speedup` over `possible`.
         wanted: the share to reach.
     """

@@ -7,7 +7,7 @@ Requests, each with the key `do`; the answer is one JSON object, `{"error": text
     load    sources: fields of `Sources`. -> load_s, seconds to import the library and load the model;
             loaded_mb, memory then.
     time    variant, batches: lists of texts, warm_up: leading batches not timed. -> ms: of each timed batch;
-            layers: the layer every text of these left at, or None.
+            layers: how many layers each text of these ran, or None.
     embed   variant, batches, path: .npy file for the (N, H) vectors of all texts. -> layers, as before.
     memory  -> peak_mb, the most memory it ever had resident.
 """

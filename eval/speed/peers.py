@@ -86,13 +86,13 @@ def evaluate_peers(
 
     Returns:
         `quality`: one row a variant with `peer`, `variant`, Spearman's correlation `spearman`, and the mean
-        layer its sentences left at, `mean_exit_layer`, None for the teacher;
+        number of layers its sentences ran, `mean_layers_run`, None for the teacher;
 
         `rows`: one a kind of texts, batch size and variant, with `texts`, `batch_size`, `peer`, `variant`,
         `rounds`, `batches` timed; `p50_ms`, `p95_ms` of a batch; `sentences_per_s`; `ratios`, for each round
-        the baseline's median time over this one's, and `ratio`, their median; for LEAP `mean_exit_layer` of
+        the baseline's median time over this one's, and `ratio`, their median; for LEAP `mean_layers_run` of
         the texts timed; for its exits `speedups` and `speedup`, the same against full depth in the same
-        library, `possible`, layers over the mean exit layer, and `share`, `speedup` over it;
+        library, `possible`, layers over `mean_layers_run`, and `share`, `speedup` over it;
 
         `peak_mb`: name -> the most memory its process had resident, after all of this.
 
@@ -118,7 +118,7 @@ def evaluate_peers(
 
 
 def _score(ask: Ask, variant: str, pairs: StsData) -> dict[str, float | None]:
-    """Spearman's correlation of a variant's cosines with the gold scores, and its mean exit layer."""
+    """Spearman's correlation of a variant's cosines with the gold scores, and the mean of its layers run."""
     texts = pairs.first + pairs.second
     # Longest first, as `leap.encode.encoder` does; int8 kernels take their scale from the whole batch.
     order = np.argsort([-len(text) for text in texts], kind="stable")
@@ -135,7 +135,7 @@ def _score(ask: Ask, variant: str, pairs: StsData) -> dict[str, float | None]:
     first, second = np.split(embeddings, 2)
     metric = CosineSpearman(keep_in_memory=True)
     found = metric.compute(embeddings1=first, embeddings2=second, references=pairs.scores)
-    return {"spearman": found["cosine_spearman"], "mean_exit_layer": _mean(left)}
+    return {"spearman": found["cosine_spearman"], "mean_layers_run": _mean(left)}
 
 
 def _mean(layers: Sequence[int] | None) -> float | None:
@@ -183,11 +183,11 @@ def _measure(
             "sentences_per_s": float(1000 * size * len(milliseconds) / milliseconds.sum()),
             "ratio": float(np.median(ratios)),
             "ratios": ratios.tolist(),
-            "mean_exit_layer": None if left[0] is None else _mean(np.concatenate(left).tolist()),
+            "mean_layers_run": None if left[0] is None else _mean(np.concatenate(left).tolist()),
         }
         if variant == EXITS:
             speedups = medians[name, FULL_DEPTH] / medians[name, variant]
-            possible = layers / row["mean_exit_layer"]
+            possible = layers / row["mean_layers_run"]
             speedup = float(np.median(speedups))
             row |= {"speedup": speedup, "speedups": speedups.tolist()}
             row |= {"possible": possible, "share": speedup / possible}

@@ -17,6 +17,9 @@ from leap.runtime.graph import MICROSOFT, Graph
 
 FloatArray = NDArray[np.float32]
 Precision = Literal["float32", "int8"]
+# Of weights that meet activations in uint8. Without VNNI a processor adds two products in 16 bits, where
+# 2 * 255 * 64 is the most that fits: with 127, vectors are right on one machine and wrong on another.
+LEVELS = 64
 BLOCK_SIZES = (128, 64, 32, 16)  # those that MatMulNBits has; of the larger ones fewer scales are read
 
 
@@ -119,7 +122,7 @@ class Bert:
             return graph.op("MatMul", states, graph.constant(weight.T))
         if by_blocks:
             return _multiply_by_blocks(graph, states, weight)
-        quantised, scales = _quantise_rows(weight)
+        quantised, scales = _quantise_rows(weight, LEVELS)
         return graph.op(
             "DynamicQuantizeMatMul",
             *(states, graph.constant(quantised.T), graph.constant(scales)),
@@ -157,7 +160,7 @@ def _multiply_by_blocks(graph: Graph, states: str, weight: FloatArray) -> str:
     )
 
 
-def _quantise_rows(table: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
-    """`table` (N, M) as int8 in [-127, 127], and the (N,) float32 scales of its rows."""
-    scales = np.maximum(np.abs(table).max(axis=1), np.finfo(np.float32).tiny) / np.float32(127)
+def _quantise_rows(table: FloatArray, levels: int = 127) -> tuple[NDArray[np.int8], FloatArray]:
+    """`table` (N, M) as int8 in [-levels, levels], and the (N,) float32 scales of its rows."""
+    scales = np.maximum(np.abs(table).max(axis=1), np.finfo(np.float32).tiny) / np.float32(levels)
     return np.round(table / scales[:, None]).astype(np.int8), scales.astype(np.float32)

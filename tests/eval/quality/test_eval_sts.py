@@ -39,7 +39,6 @@ def test_figures_are_those_of_the_model_itself(folder: Path, tmp_path: Path) -> 
     assert exits["spearman"] == score()
     rule = {"exit_patience": 1, "landing_layer": None, "max_exit_layer": None}
     assert exits | eval_toys.RULE | rule == exits
-    assert exits["mean_exit_layer"] == exits["mean_layers_run"]
     found = encode(encoder, data.first + data.second)
     assert exits["mean_layers_run"] == pytest.approx(found.layers_run.mean())
     assert exits["leap_share"] == pytest.approx((found.exit_layers < 6).mean())

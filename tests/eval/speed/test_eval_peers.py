@@ -123,10 +123,10 @@ def test_rows_turns_and_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (baseline["rounds"], baseline["batches"]) == (ROUNDS, ROUNDS * PER_TURN)
     assert baseline["ratios"] == [1, 1, 1]
     assert exits["p50_ms"] < exits["p95_ms"]
-    assert (full["mean_exit_layer"], exits["mean_exit_layer"]) == (6, 4)
+    assert (full["mean_layers_run"], exits["mean_layers_run"]) == (6, 4)
     assert exits["possible"] == 1.5
     assert figures["peak_mb"] == {name: 321.0 for name in ("sentence-transformers", "leap-transformers")}
-    assert [row["mean_exit_layer"] for row in figures["quality"]] == [None, 6, 4]
+    assert [row["mean_layers_run"] for row in figures["quality"]] == [None, 6, 4]
     assert len({row["spearman"] for row in figures["quality"]}) == 1
 
 
