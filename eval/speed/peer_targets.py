@@ -156,6 +156,11 @@ def summary(figures: Json) -> str:
             if row["variant"] == EXITS:
                 line += f"  speedup {row['speedup']:.2f} of {row['possible']:.2f} ({row['share']:.0%})"
             lines.append(line)
+    for row in figures["stream"]:
+        way = f"{row['clients']} clients" if row["clients"] else f"{row['rate']:.1f} texts/s arrive"
+        label = f"{row['peer']}, {row['variant']}"
+        line = f"  {way:<22}{label:<42}{row['p50_ms']:>9.2f}{row['p95_ms']:>9.2f}{row['p99_ms']:>9.2f}"
+        lines.append(line + (f"{row['texts_per_s']:>9.1f} texts/s" if row["clients"] else ""))
     own, others = paces(figures), races(figures)
     alone = [pace for pace in own if pace.batch_size == 1]
     for name, held in (

@@ -9,6 +9,8 @@ Requests, each with the key `do`; the answer is one JSON object, `{"error": text
     time    variant, batches: lists of texts, warm_up: leading batches not timed. -> ms: of each timed batch;
             layers: how many layers each text of these ran, or None.
     embed   variant, batches, path: .npy file for the (N, H) vectors of all texts. -> layers, as before.
+    stream  variant, texts, and clients and seconds, or arrivals: see `eval.speed.peer_stream`. -> latencies,
+            and of clients texts_per_s.
     memory  -> peak_mb, the most memory it ever had resident.
 """
 
@@ -17,12 +19,14 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eval.speed.peer_runtimes import PEERS, Encode, Sources
+from eval.speed.peer_stream import saturate, serve
 
 
 class Worker:
@@ -60,6 +64,21 @@ class Worker:
         found = [self.variants[variant](texts) for texts in batches]
         np.save(path, np.concatenate([vectors for vectors, _ in found]), allow_pickle=False)
         return {"layers": _joined([left for _, left in found])}
+
+    def stream(
+        self,
+        variant: str,
+        texts: list[str],
+        seconds: float = 0,
+        clients: int = 0,
+        arrivals: Sequence[float] = (),
+    ) -> dict[str, Any]:
+        """Encode texts as they come, from clients or at given moments."""
+        encode = self.variants[variant]
+        if not clients:
+            return {"latencies": serve(encode, texts, arrivals)}
+        latencies, rate = saturate(encode, texts, clients, seconds)
+        return {"latencies": latencies, "texts_per_s": rate}
 
     def memory(self) -> dict[str, float]:
         """Peak resident memory."""

@@ -5,7 +5,8 @@
 
 Each library runs in a separate process, so that its memory can be measured. All have the same texts, threads
 and batches, interleaved A B C A B C, so that changes of the machine's speed affect all of them. Times include
-everything from texts to unit vectors, the tokenizer too.
+everything from texts to unit vectors, the tokenizer too. Beside batches of one kind of text, a stream of
+queries and passages is served (`peer_stream.py`).
 """
 
 import tempfile
@@ -26,6 +27,7 @@ from eval.report import Report
 from eval.speed.peer_client import PeerProcess, check_names, missing_packages
 from eval.speed.peer_exports import sources_of
 from eval.speed.peer_runtimes import EXITS, FULL_DEPTH, PEERS, Sources
+from eval.speed.peer_stream import evaluate_stream, mixed_stream
 from eval.speed.peer_targets import summary
 from eval.speed.peer_texts import Kind, passages, sentences
 from eval.speed.timing import in_turns
@@ -44,6 +46,7 @@ LEAST_ROUNDS = 5
 # Pause between turns: the thread pool of the library before spins for a while before it sleeps.
 PAUSE = 0.02
 EMBED_BATCH = 32
+STREAM_TEXTS = 1000
 
 Key = tuple[str, str]  # peer and variant
 Ask = Callable[..., dict[str, Any]]
@@ -207,6 +210,7 @@ class Options(Drawn, BesideTeacher):
     baseline: str = option("that ratios are to", BASELINE)
     rounds: int = option("turns of each at a setting, at most", 40)
     seconds: float = option(f"of a setting, after which no turn but the first {LEAST_ROUNDS} begins", 60.0)
+    stream_seconds: float = option("of a turn of each library with the stream; 0: no stream", 2.0)
     threads: int = option("threads of each library", 2)
     seed: int = option("of the order of texts", 0)
 
@@ -252,6 +256,13 @@ def run(options: Options) -> Report:
         processes = {name: start(name, sources, stack) for name in present}
         asks = {name: process.ask for name, process in processes.items()}
         found = evaluate_peers(asks, kinds, pairs, model.depth, settings, progress=True)
+        queries, passages_ = list(documents.queries.values()), list(documents.documents.values())
+        arriving = mixed_stream(queries, passages_, STREAM_TEXTS, options.seed)
+        stream = []
+        if options.stream_seconds:
+            stream = evaluate_stream(
+                asks, arriving, options.baseline, options.stream_seconds, options.seed, progress=True
+            )
         loaded = {name: process.loaded for name, process in processes.items()}
     figures = {
         "threads": options.threads,
@@ -278,6 +289,7 @@ def run(options: Options) -> Report:
         },
         "quality": found["quality"],
         "rows": found["rows"],
+        "stream": stream,
     }
     return Report(figures, summary(figures), {"model": model, "teacher": teacher}, pairs, options.seed)
 

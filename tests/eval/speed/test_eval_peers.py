@@ -151,6 +151,10 @@ def test_targets() -> None:
             row | {"peer": "transformers", "variant": FULL_DEPTH, "ratio": 1.0, "ratios": [1.0, 1.0, 1.0]},
             row | own | {"ratio": 4.0, "ratios": [3.0, 4.0, 5.0]},
         ],
+        "stream": [
+            {"clients": None, "rate": 3.0, "peer": "transformers", "variant": FULL_DEPTH, "texts_per_s": None}
+            | {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0}
+        ],
     }
     (pace,), (race,) = paces(figures), races(figures)
     assert not pace.fast_enough
@@ -158,6 +162,7 @@ def test_targets() -> None:
     assert (race.peer, race.leap, race.times, race.won) == ("transformers", "leap-transformers", 4.0, True)
     printed = summary(figures)
     assert "batch 1, 1.6 times full depth: 0 of 1" in printed
+    assert "3.0 texts/s arrive" in printed
     assert "missing: fastembed: pip install fastembed" in printed
 
 
@@ -213,12 +218,13 @@ def test_the_command(
     command = ["peers", "--model", str(toy), "--teacher", str(toy), "--threads", "1", "--rounds", "1"]
     command += ["--data", str(eval_toys.write_pairs(tmp_path / "pairs.csv"))]
     command += ["--passages", str(eval_toys.write_beir(tmp_path / "beir")), "--lengths", "5"]
-    command += ["--batch_sizes", "1", "2", "--output", str(output)]
+    command += ["--batch_sizes", "1", "2", "--stream_seconds", "0.05", "--output", str(output)]
     chosen = ["--peers", "transformers", "leap-transformers", "gone", "--baseline", "transformers"]
     assert main([*command, *chosen, "--plot", str(picture)]) == 0
     result = json.loads(output.read_text())
     figures = result["figures"]
     assert len(figures["rows"]) == 2 * 2 * 3
+    assert len(figures["stream"]) == 4 * 3
     assert figures["missing"] == {"gone": {"title": "gone", "install": "pip install no-such"}}
     assert all(peer["peak_mb"] > 50 for peer in figures["peers"].values())
     scores = {(row["peer"], row["variant"]): row["spearman"] for row in figures["quality"]}
