@@ -5,17 +5,20 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from eval.speed.peer_runtimes import OPENVINO_FILE, Peer, Sources
+from eval.speed.peer_runtimes import OPENVINO_FILE, OPENVINO_INT8_FILE, STATIC_FOLDER, Peer, Sources
 from leap.encode.encoder import Encoder, find_model
 from leap.errors import UsageError, first_line
+
+CALIBRATED_ON = 300  # texts, what nncf takes by default
 
 
 @contextmanager
 def sources_of(
-    model: Encoder, teacher: Encoder, peers: Sequence[Peer], threads: int
+    model: Encoder, teacher: Encoder, peers: Sequence[Peer], threads: int, samples: Sequence[str]
 ) -> Iterator[dict[str, Sources]]:
     """Paths of the two models, "leap" and "teacher"; exported files exist within the block.
 
@@ -24,6 +27,7 @@ def sources_of(
         teacher: what it is compared with.
         peers: those to be run: nothing is exported that none of them needs.
         threads: of each.
+        samples: texts that int8 takes its ranges from, where they are fixed beforehand.
 
     Raises:
         UsageError: a model cannot be exported.
@@ -39,8 +43,12 @@ def sources_of(
                 shutil.copy(path, exported / path.name)
             if "onnx" in needs:
                 _export_onnx(folder, exported / "onnx", ("exit",) if name == "leap" else ("full",))
-            if "openvino" in needs:
+            if {"openvino", "openvino-int8"} & needs:
                 _export_openvino(folder, exported / OPENVINO_FILE)
+            if "openvino-int8" in needs:
+                _quantise_openvino(encoder, exported, samples[:CALIBRATED_ON])
+            if "static" in needs:
+                _distil_static(folder, exported / STATIC_FOLDER)
             found[name] = Sources(str(folder), str(exported), length, threads)
         yield found
 
@@ -75,3 +83,31 @@ def _export_openvino(folder: Path, output: Path) -> None:
         converted = openvino.convert_model(network, example_input=example)
     output.parent.mkdir()
     openvino.save_model(converted, output, compress_to_fp16=False)
+
+
+def _quantise_openvino(encoder: Encoder, exported: Path, samples: Sequence[str]) -> None:
+    """Weights and products in int8, with ranges of some texts, as OpenVINO has it for transformers."""
+    import nncf
+    import openvino
+
+    def tokenised(text: str) -> dict[str, Any]:
+        batch = encoder.tokenizer(text, truncation=True, max_length=encoder.max_length, return_tensors="np")
+        return dict(batch)
+
+    found = nncf.quantize(
+        openvino.Core().read_model(exported / OPENVINO_FILE),
+        nncf.Dataset(list(samples), tokenised),
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=len(samples),
+    )
+    openvino.save_model(found, exported / OPENVINO_INT8_FILE, compress_to_fp16=False)
+
+
+def _distil_static(folder: Path, output: Path) -> None:
+    """A table of word vectors in the model's own space, without the rotation that would shrink it."""
+    from model2vec.distill import distill_from_model
+    from transformers import AutoTokenizer, BertModel
+
+    model = BertModel.from_pretrained(folder, use_safetensors=True).eval()
+    found = distill_from_model(model, AutoTokenizer.from_pretrained(folder), pca_dims=None, device="cpu")
+    found.save_pretrained(output)

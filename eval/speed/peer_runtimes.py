@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 Encode = Callable[[list[str]], tuple[NDArray[np.float32], NDArray[np.int64] | None]]
 
 FULL_DEPTH, EXITS = "full depth", "exits"
+LOOKUP = "lookup"  # the precision of a table of word vectors: no network to race with
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,15 @@ class Peer:
     Attributes:
         title: in tables.
         model: which of the two.
-        precision: of weights and matrix products.
+        precision: of weights and matrix products; or `LOOKUP`.
         packages: import name -> what to install, of all that it needs.
-        needs: what has to be exported for it, of "onnx" and "openvino".
+        needs: what has to be exported for it, of "onnx", "openvino", "openvino-int8" and "static".
         load: makes an `Encode` for each variant: "full depth", for LEAP "exits" too.
     """
 
     title: str
     model: Literal["teacher", "leap"]
-    precision: Literal["float32", "int8"]
+    precision: Literal["float32", "int8", "lookup"]
     packages: dict[str, str]
     needs: tuple[str, ...]
     load: Callable[[Sources], dict[str, Encode]]
@@ -247,6 +248,17 @@ def _fastembed(sources: Sources) -> dict[str, Encode]:
     return {FULL_DEPTH: encode}
 
 
+def _static(sources: Sources) -> dict[str, Encode]:
+    from model2vec import StaticModel
+
+    model = StaticModel.from_pretrained(Path(sources.exported) / STATIC_FOLDER)
+
+    def encode(texts: list[str]) -> tuple[NDArray[np.float32], None]:
+        return _unit(model.encode(texts, max_length=sources.max_length)), None
+
+    return {FULL_DEPTH: encode}
+
+
 def _leap_encoder(precision: str) -> Callable[[Sources], dict[str, Encode]]:
     def load(sources: Sources) -> dict[str, Encode]:
         from leap.runtime import LeapEncoder
@@ -270,7 +282,8 @@ def _leap_encoder(precision: str) -> Callable[[Sources], dict[str, Encode]]:
 _SENTENCE = {"sentence_transformers": "sentence-transformers"}
 _ONNX = {"onnxruntime": "onnxruntime", "tokenizers": "tokenizers", "onnx": "onnx"}
 _FASTEMBED = {"fastembed": "fastembed", "onnx": "onnx", "onnxruntime": "onnxruntime"}
-OPENVINO_FILE = "openvino/model.xml"
+OPENVINO_FILE, OPENVINO_INT8_FILE = "openvino/model.xml", "openvino/model_int8.xml"
+STATIC_FOLDER = "static"
 _FLAT, _FLAT_INT8 = "onnx/model_full.onnx", "onnx/model_full_quantized.onnx"
 
 
@@ -295,6 +308,22 @@ def _peers() -> dict[str, Peer]:
             {"openvino": "openvino"},
             ("openvino",),
             _openvino(OPENVINO_FILE),
+        ),
+        (
+            "openvino-int8",
+            "OpenVINO, int8",
+            "int8",
+            {"openvino": "openvino", "nncf": "nncf"},
+            ("openvino-int8",),
+            _openvino(OPENVINO_INT8_FILE),
+        ),
+        (
+            "static",
+            "model2vec, static embeddings",
+            LOOKUP,
+            {"model2vec": "model2vec[distill]", "sklearn": "scikit-learn"},
+            ("static",),
+            _static,
         ),
         (
             "leap-sentence-transformers",

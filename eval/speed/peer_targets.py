@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.speed.peer_runtimes import EXITS
+from eval.speed.peer_runtimes import EXITS, LOOKUP
 
 Json = dict[str, Any]
 
@@ -125,7 +125,7 @@ def _races(figures: Json) -> Iterator[Race]:
     for setting in settings(figures):
         for name, peer in figures["peers"].items():
             leap = admitted(figures, peer["precision"])
-            if peer["model"] == "leap" or not leap:
+            if peer["model"] == "leap" or peer["precision"] == LOOKUP or not leap:
                 continue
             own = {entry: row_of(figures, setting, entry, EXITS) for entry in leap}
             best = max(own, key=lambda entry: own[entry]["ratio"])

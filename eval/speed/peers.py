@@ -33,7 +33,8 @@ from eval.speed.peer_texts import Kind, passages, sentences
 from eval.speed.timing import in_turns
 from leap.arguments import check_at_least, option
 from leap.encode.encoder import Encoder, load_encoder
-from leap.encode.metrics import CosineSpearman
+from leap.encode.exits import FloatArray, row_cosines
+from leap.encode.metrics import spearman
 from leap.errors import UsageError
 from leap.text.sets import RetrievalData, StsData, load_retrieval, load_sts
 
@@ -88,8 +89,9 @@ def evaluate_peers(
         progress: show a progress bar.
 
     Returns:
-        `quality`: one row a variant with `peer`, `variant`, Spearman's correlation `spearman`, and the mean
-        number of layers its sentences ran, `mean_layers_run`, None for the teacher;
+        `quality`: one row a variant with `peer`, `variant`, Spearman's correlation `spearman`; `error`, mean
+        1 - cosine to the baseline's vectors; and the mean number of layers its sentences ran,
+        `mean_layers_run`, None for the teacher;
 
         `rows`: one a kind of texts, batch size and variant, with `texts`, `batch_size`, `peer`, `variant`,
         `rounds`, `batches` timed; `p50_ms`, `p95_ms` of a batch; `sentences_per_s`; `ratios`, for each round
@@ -103,10 +105,13 @@ def evaluate_peers(
         UsageError: a library failed.
     """
     keys = [(name, variant) for name in asks for variant in PEERS[name].variants]
-    quality = []
+    quality, wanted = [], _embed(asks[settings.baseline], FULL_DEPTH, pairs)[0]
     for name, variant in tqdm(keys, desc="quality", unit="variant", disable=not progress):
-        found = _score(asks[name], variant, pairs)
-        quality.append({"peer": name, "variant": variant, **found})
+        vectors, layers_run = _embed(asks[name], variant, pairs)
+        error = float((1 - row_cosines(vectors, wanted)).mean())
+        score = float(spearman(row_cosines(*np.split(vectors, 2)), pairs.scores))
+        row = {"peer": name, "variant": variant, "spearman": score, "error": error}
+        quality.append(row | {"mean_layers_run": _mean(layers_run)})
     rows: list[dict[str, Any]] = []
     with tqdm(
         total=len(kinds) * len(settings.batch_sizes), desc="time", unit="setting", disable=not progress
@@ -120,8 +125,8 @@ def evaluate_peers(
     return {"quality": quality, "rows": rows, "peak_mb": peaks}
 
 
-def _score(ask: Ask, variant: str, pairs: StsData) -> dict[str, float | None]:
-    """Spearman's correlation of a variant's cosines with the gold scores, and the mean of its layers run."""
+def _embed(ask: Ask, variant: str, pairs: StsData) -> tuple[FloatArray, list[int] | None]:
+    """(2 P, H): a variant's vectors of both sides of P pairs; and the layers that each text ran."""
     texts = pairs.first + pairs.second
     # Longest first, as `leap.encode.encoder` does; int8 kernels take their scale from the whole batch.
     order = np.argsort([-len(text) for text in texts], kind="stable")
@@ -131,14 +136,11 @@ def _score(ask: Ask, variant: str, pairs: StsData) -> dict[str, float | None]:
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vectors.npy"
-        left = ask("embed", variant=variant, batches=batches, path=str(path))["layers"]
+        layers = ask("embed", variant=variant, batches=batches, path=str(path))["layers"]
         vectors = np.load(path, allow_pickle=False)
     embeddings = np.empty_like(vectors)
     embeddings[order] = vectors
-    first, second = np.split(embeddings, 2)
-    metric = CosineSpearman(keep_in_memory=True)
-    found = metric.compute(embeddings1=first, embeddings2=second, references=pairs.scores)
-    return {"spearman": found["cosine_spearman"], "mean_layers_run": _mean(left)}
+    return embeddings, layers
 
 
 def _mean(layers: Sequence[int] | None) -> float | None:
@@ -251,7 +253,7 @@ def run(options: Options) -> Report:
     settings = Settings(options.baseline, options.batch_sizes, options.rounds, options.seconds)
     with ExitStack() as stack:
         sources = stack.enter_context(
-            sources_of(model, teacher, [PEERS[name] for name in present], options.threads)
+            sources_of(model, teacher, [PEERS[name] for name in present], options.threads, pairs.first)
         )
         processes = {name: start(name, sources, stack) for name in present}
         asks = {name: process.ask for name, process in processes.items()}

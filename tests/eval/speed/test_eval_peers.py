@@ -113,8 +113,9 @@ def test_rows_turns_and_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
         ("leap-transformers", FULL_DEPTH),
         ("leap-transformers", EXITS),
     ]
-    assert [call[:2] for call in calls] == order + order * (1 + ROUNDS) * 2  # quality, then the turns
-    for start in range(3, len(calls), 3):
+    # Quality, the baseline's vectors first; then the turns.
+    assert [call[:2] for call in calls] == order[:1] + order + order * (1 + ROUNDS) * 2
+    for start in range(4, len(calls), 3):
         assert calls[start][2] == calls[start + 1][2] == calls[start + 2][2]  # the same texts
     assert [(row["batch_size"], row["peer"], row["variant"]) for row in figures["rows"]] == [
         (size, *key) for size in (1, 2) for key in order
@@ -128,6 +129,7 @@ def test_rows_turns_and_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     assert figures["peak_mb"] == {name: 321.0 for name in ("sentence-transformers", "leap-transformers")}
     assert [row["mean_layers_run"] for row in figures["quality"]] == [None, 6, 4]
     assert len({row["spearman"] for row in figures["quality"]}) == 1
+    assert [row["error"] for row in figures["quality"]] == pytest.approx([0, 0, 0], abs=1e-6)
 
 
 def test_targets() -> None:
