@@ -43,7 +43,7 @@ def draw_convergence(results: Path, output: Path) -> None:
     figure = Figure(figsize=(6, 3.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     for name, label, colour in (
-        ("diagnose-stsb", "trained with exits, the paper's form (0.3.0)", SKIPS),
+        ("diagnose-stsb", "LEAP at full depth", SKIPS),
         ("diagnose-stsb-teacher", "its teacher", STAYS),
     ):
         curve = json.loads((results / f"{name}.json").read_text())["figures"]["similarity_curve"]

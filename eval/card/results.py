@@ -64,8 +64,10 @@ class Results:
 
     @property
     def runs(self) -> dict[str, Json]:
-        """The settings of each training run, by its name."""
-        return {name.removeprefix("train-"): log["run"] for name, log in self.matching("train-*")}
+        """What each training run was given and how it was set, by its name."""
+        return {
+            name.removeprefix("train-"): log["given"] | log["run"] for name, log in self.matching("train-*")
+        }
 
 
 def read_results(folder: Path, config: Path) -> Results:

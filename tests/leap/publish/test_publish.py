@@ -44,8 +44,9 @@ WORDS = eval_toys.WORDS
 TEXTS = [" ".join(WORDS[i : i + 1 + i % 7]) for i in range(len(WORDS))]
 EXPECTED = """.eval_results/scifact.yaml .eval_results/sts12-sts.yaml .eval_results/stsbenchmark-sts.yaml
 1_Pooling/config.json LICENSE README.md SHA256SUMS config.json configuration_leap.py docs/evidence.md
-model.safetensors modeling_leap.py modules.json onnx/model.onnx onnx/ort_config.json results/latency-cpu.json
-results/peers-cpu.json results/peers-cpu.png results/retrieval-scifact.json results/sts-STS12-test.json
+model.safetensors modeling_leap.py modules.json onnx/model.onnx onnx/ort_config.json results/front.json
+results/latency-cpu.json results/peers-cpu.json results/peers-cpu.png results/retrieval-scifact.json
+results/sts-STS12-test.json
 results/sts-stsb-test-teacher.json results/sts-stsb-test.json results/train-whole.json
 sentence_bert_config.json tokenizer.json tokenizer_config.json""".split()
 
@@ -404,8 +405,8 @@ REFUSALS: dict[str, tuple[Damage, str]] = {
         "model_card.md is of exit_threshold 0.9, config.json of 0.88: measure again",
     ),
     "config of another rule": (
-        _replace("config.json", '"min_exit_layer": 2', '"min_exit_layer": 3'),
-        "model_card.md is of min_exit_layer 2, config.json of 3",
+        _replace("config.json", '"landing_layer": 4', '"landing_layer": 3'),
+        "model_card.md is of landing_layer 4, config.json of 3",
     ),
     "card of other weights": (
         lambda tree: re_sub(tree / "model_card.md", r"sha256: \w+", "sha256: abc"),
