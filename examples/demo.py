@@ -33,7 +33,7 @@ DEFAULT_TEXTS = [
     "The cat sat on the mat and looked out of the window.",
     "cheap flights from Berlin to Lisbon in May",
     "Interest rates rose for the third time this year, to the surprise of most economists.",
-    "He said that she had known that they would not come.",
+    "I don't know.",
     "Vitamin D supplementation does not lower the risk of fractures in healthy older adults.",
     "Colorless green ideas sleep furiously, while the parrot, unimpressed, files its taxes.",
     "The committee, having heard the engineers' objections, and against the advice of its own chair, decided "

@@ -123,7 +123,7 @@ def front() -> dict[str, Any]:
 def run(**fields: Any) -> dict[str, Any]:
     """A training log."""
     given = {"data": ["texts.jsonl.gz"], "exclude_sources": ["anli", "dream"]}
-    return {"given": given | fields, "run": {"student_layers": "1,3"}, "log": []}
+    return {"given": given | fields, "run": {"student_layers": "1,3", "max_tokens": 2e6}, "log": []}
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ EXAMPLES = """Hello!
 A man is playing a guitar.
 How do I reset my password?
 Interest rates rose for the third time this year, to the surprise of most economists.
-He said that she had known that they would not come.
+I don't know.
 Colorless green ideas sleep furiously, while the parrot, unimpressed, files its taxes."""
 SIDE = 320  # pixels below which columns stand one under the other
 CSS = """
