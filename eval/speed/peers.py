@@ -105,9 +105,12 @@ def evaluate_peers(
         UsageError: a library failed.
     """
     keys = [(name, variant) for name in asks for variant in PEERS[name].variants]
-    quality, wanted = [], _embed(asks[settings.baseline], FULL_DEPTH, pairs)[0]
-    for name, variant in tqdm(keys, desc="quality", unit="variant", disable=not progress):
-        vectors, layers_run = _embed(asks[name], variant, pairs)
+    embedded = {
+        (name, variant): _embed(asks[name], variant, pairs)
+        for name, variant in tqdm(keys, desc="quality", unit="variant", disable=not progress)
+    }
+    quality, wanted = [], embedded[settings.baseline, FULL_DEPTH][0]
+    for (name, variant), (vectors, layers_run) in embedded.items():
         error = float((1 - row_cosines(vectors, wanted)).mean())
         score = float(spearman(row_cosines(*np.split(vectors, 2)), pairs.scores))
         row = {"peer": name, "variant": variant, "spearman": score, "error": error}
@@ -258,10 +261,10 @@ def run(options: Options) -> Report:
         processes = {name: start(name, sources, stack) for name in present}
         asks = {name: process.ask for name, process in processes.items()}
         found = evaluate_peers(asks, kinds, pairs, model.depth, settings, progress=True)
-        queries, passages_ = list(documents.queries.values()), list(documents.documents.values())
-        arriving = mixed_stream(queries, passages_, STREAM_TEXTS, options.seed)
         stream = []
         if options.stream_seconds:
+            sides = [list(side.values()) for side in (documents.queries, documents.documents)]
+            arriving = mixed_stream(*sides, STREAM_TEXTS, options.seed)
             stream = evaluate_stream(
                 asks, arriving, options.baseline, options.stream_seconds, options.seed, progress=True
             )

@@ -113,9 +113,8 @@ def test_rows_turns_and_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
         ("leap-transformers", FULL_DEPTH),
         ("leap-transformers", EXITS),
     ]
-    # Quality, the baseline's vectors first; then the turns.
-    assert [call[:2] for call in calls] == order[:1] + order + order * (1 + ROUNDS) * 2
-    for start in range(4, len(calls), 3):
+    assert [call[:2] for call in calls] == order + order * (1 + ROUNDS) * 2  # quality, then the turns
+    for start in range(3, len(calls), 3):
         assert calls[start][2] == calls[start + 1][2] == calls[start + 2][2]  # the same texts
     assert [(row["batch_size"], row["peer"], row["variant"]) for row in figures["rows"]] == [
         (size, *key) for size in (1, 2) for key in order
