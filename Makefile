@@ -37,7 +37,7 @@ format: $(VENV)/.dev ## let ruff fix what it can
 	$(BIN)/ruff format .
 
 test: lint ## lint, then the fast tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 PYTEST_TIMEOUT=900 $(BIN)/python -m pytest
 
 test-slow: $(VENV)/.dev ## the tests that take minutes; that of the wheel downloads packages
 	$(BIN)/python -m pytest -m slow

@@ -1,5 +1,6 @@
 """Atomic writes of folders: beside the target first, then renamed; one line for a full disk."""
 
+import errno
 import os
 import shutil
 import socket
@@ -51,21 +52,24 @@ def write_folder(target: Path, *, keep: bool = False) -> Iterator[Path]:
 
 
 def _take_place(partial: Path, target: Path, keep: bool) -> None:
-    replaced = partial.with_suffix(".replaced")
+    replaced: list[Path] = []
     while True:
         try:
             partial.rename(target)
             break
-        except OSError:  # something is there, or it cannot be written
-            if not target.exists():
+        except OSError as error:  # whether something is there is read from the error: by now it may be moved away
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise
         if keep:
             break
+        away = partial.with_suffix(f".{len(replaced)}.replaced")  # another writer may come first more than once
         try:
-            target.rename(replaced)
+            target.rename(away)
         except FileNotFoundError:
             continue  # another writer moved it away just now
-    shutil.rmtree(replaced, ignore_errors=True)
+        replaced.append(away)
+    for folder in replaced:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _clear_away(target: Path, mine: str) -> None:

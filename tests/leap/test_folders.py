@@ -39,7 +39,7 @@ def test_what_was_there_stays_when_the_block_fails(tmp_path: Path) -> None:
 
 def _write_many(target: Path, barrier: object, rounds: int, keep: bool) -> None:
     for number in range(rounds):
-        barrier.wait()
+        barrier.wait(60)  # a writer that failed must not leave the others waiting
         with write_folder(target / str(number), keep=keep) as folder:
             for name in "ab":
                 (folder / name).write_text(str(os.getpid()))
@@ -53,7 +53,7 @@ def test_writers_of_one_target_do_not_kill_each_other(tmp_path: Path, keep: bool
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join()
+        writer.join(60)
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert sorted(os.listdir(tmp_path), key=int) == [str(number) for number in range(20)]
     for number in range(20):  # of one writer, not a mixture
