@@ -4,43 +4,43 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import eval_toys
 import pytest
+import tiny_data
 
 from eval.__main__ import main
 from modeling_leap import LeapModel
 
 
 @pytest.fixture
-def toy(
+def tiny(
     tmp_path: Path, make_tiny_model: Callable[..., LeapModel], monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, str]:
-    """Paths of a toy model and toy data."""
+    """Paths of a tiny model and tiny data."""
     monkeypatch.delenv("LEAP_DATA", raising=False)
     return {
-        "model": str(eval_toys.save_toy(tmp_path / "m", make_tiny_model(**eval_toys.RULE))),
-        "teacher": str(eval_toys.save_toy(tmp_path / "t", make_tiny_model(seed=1))),
-        "pairs": str(eval_toys.write_pairs(tmp_path / "pairs.csv")),
-        "beir": str(eval_toys.write_beir(tmp_path / "beir")),
+        "model": str(tiny_data.save_tiny(tmp_path / "m", make_tiny_model(**tiny_data.RULE))),
+        "teacher": str(tiny_data.save_tiny(tmp_path / "t", make_tiny_model(seed=1))),
+        "pairs": str(tiny_data.write_pairs(tmp_path / "pairs.csv")),
+        "beir": str(tiny_data.write_beir(tmp_path / "beir")),
         "output": str(tmp_path / "results" / "out.json"),
         "cache": str(tmp_path / "cache"),
     }
 
 
-def test_sts_writes_figures_and_provenance(toy: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_sts_writes_figures_and_provenance(tiny: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     command = [
         "sts",
         "--model",
-        toy["model"],
+        tiny["model"],
         "--data",
-        toy["pairs"],
+        tiny["pairs"],
         "--output",
-        toy["output"],
+        tiny["output"],
         "--seed",
         "7",
     ]
     assert main(command) == 0
-    result = json.loads(Path(toy["output"]).read_text())
+    result = json.loads(Path(tiny["output"]).read_text())
     assert result["evaluation"] == "sts"
     assert result["figures"]["pairs"] == 6
     assert result["models"]["model"]["layers"] == 6
@@ -53,21 +53,21 @@ def test_sts_writes_figures_and_provenance(toy: dict[str, str], capsys: pytest.C
     assert {"processor", "threads", "device"} <= set(provenance["machine"])
     printed = capsys.readouterr().out
     assert f"{result['figures']['full_depth']['spearman']:.4f}" in printed
-    assert f"written to {toy['output']}" in printed
+    assert f"written to {tiny['output']}" in printed
 
 
-def test_the_same_seed_gives_the_same_figures(toy: dict[str, str]) -> None:
+def test_the_same_seed_gives_the_same_figures(tiny: dict[str, str]) -> None:
     found = []
     for _ in range(2):
-        main(["sts", "--model", toy["model"], "--data", toy["pairs"], "--output", toy["output"]])
-        found.append(json.loads(Path(toy["output"]).read_text())["figures"])
+        main(["sts", "--model", tiny["model"], "--data", tiny["pairs"], "--output", tiny["output"]])
+        found.append(json.loads(Path(tiny["output"]).read_text())["figures"])
     assert found[0] == found[1]
 
 
-def test_retrieval(toy: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["retrieval", "--model", toy["model"], "--teacher", toy["teacher"], "--data", toy["beir"]]
-    assert main([*command, "--cache", toy["cache"], "--output", toy["output"]]) == 0
-    result = json.loads(Path(toy["output"]).read_text())
+def test_retrieval(tiny: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["retrieval", "--model", tiny["model"], "--teacher", tiny["teacher"], "--data", tiny["beir"]]
+    assert main([*command, "--cache", tiny["cache"], "--output", tiny["output"]]) == 0
+    result = json.loads(Path(tiny["output"]).read_text())
     assert set(result["models"]) == {"model", "teacher"}
     assert len(result["figures"]["settings"]) == 6
     assert "query exits, teacher's documents" in capsys.readouterr().out
@@ -99,12 +99,12 @@ def test_retrieval(toy: dict[str, str], capsys: pytest.CaptureFixture[str]) -> N
     ],
 )
 def test_one_line_for_a_wrong_argument(
-    toy: dict[str, str], capsys: pytest.CaptureFixture[str], command: str, complaint: str
+    tiny: dict[str, str], capsys: pytest.CaptureFixture[str], command: str, complaint: str
 ) -> None:
-    assert main(command.format(**toy).split()) == 2
+    assert main(command.format(**tiny).split()) == 2
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1
-    assert complaint.format(**toy) in printed.err
+    assert complaint.format(**tiny) in printed.err
     assert printed.out == ""
 
 

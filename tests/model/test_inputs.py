@@ -8,8 +8,8 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
-from eval_toys import toy_tokenizer
 from hypothesis import HealthCheck, given, settings
+from tiny_data import tiny_tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer, BertModel
 
@@ -45,7 +45,7 @@ rules = st.fixed_dictionaries(
 @pytest.fixture(scope="module")
 def tiny() -> tuple[LeapModel, BertModel]:
     """A random model of 4 layers, exits by its config, and BertModel with the same weights."""
-    model = tiny_subject(toy_tokenizer(), seed=0).model
+    model = tiny_subject(tiny_tokenizer(), seed=0).model
     assert (model.config.num_hidden_layers, model.config.vocab_size) == (LAYERS, VOCABULARY)
     assert model.config.max_position_embeddings == LONGEST
     return model, plain_bert(model)
@@ -88,7 +88,7 @@ def test_ids_masks_and_rules(tiny: tuple[LeapModel, BertModel], call: Call, rule
 def test_texts_of_any_characters(
     tiny: tuple[LeapModel, BertModel], texts: list[str], rule: Call, side: bool
 ) -> None:
-    tokenizer = toy_tokenizer()
+    tokenizer = tiny_tokenizer()
     tokenizer.padding_side = "left" if side else "right"
     batch = tokenizer(texts, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
     batch.pop("token_type_ids", None)

@@ -5,9 +5,9 @@ import re
 import shutil
 from pathlib import Path
 
-import eval_toys
 import numpy as np
 import pytest
+import tiny_data
 import torch
 from slow_model import MakeModel
 from tokenizers import Tokenizer
@@ -20,7 +20,7 @@ from leap.runtime.encoder import LeapEncoder
 from leap.runtime.export import export
 
 LENGTH = 24
-LONG = " ".join(eval_toys.WORDS[n * 7 % 20] for n in range(400))
+LONG = " ".join(tiny_data.WORDS[n * 7 % 20] for n in range(400))
 
 
 def lengths(folder: Path) -> dict[str, int]:
@@ -33,15 +33,15 @@ def lengths(folder: Path) -> dict[str, int]:
 
 
 @pytest.fixture
-def toy(tmp_path: Path, make_tiny_model: MakeModel) -> Path:
+def tiny(tmp_path: Path, make_tiny_model: MakeModel) -> Path:
     """A release whose tokenizer comes from elsewhere: other lengths in its files, a call's state in it."""
-    tokenizer = eval_toys.toy_tokenizer()
+    tokenizer = tiny_data.tiny_tokenizer()
     tokenizer.model_max_length = 512
     tokenizer([LONG], truncation=True, max_length=7)
     tokenizer.init_kwargs |= {"max_length": 9, "local_files_only": True}
     rule = {"exit_threshold": 0.5, "landing_layer": 5, "min_exit_layer": 1, "max_exit_layer": 1}
-    write_model(tmp_path / "toy", make_tiny_model(**rule), tokenizer, LENGTH)
-    return tmp_path / "toy"
+    write_model(tmp_path / "tiny", make_tiny_model(**rule), tokenizer, LENGTH)
+    return tmp_path / "tiny"
 
 
 def by_transformers(folder: Path, text: str, trust: bool) -> np.ndarray:
@@ -88,37 +88,37 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_long_text_gives_one_vector(toy: Path, make_tiny_model: MakeModel, way: str) -> None:
-    ids = eval_toys.toy_tokenizer()(LONG, truncation=True, max_length=LENGTH, return_tensors="pt")[
+def test_a_long_text_gives_one_vector(tiny: Path, make_tiny_model: MakeModel, way: str) -> None:
+    ids = tiny_data.tiny_tokenizer()(LONG, truncation=True, max_length=LENGTH, return_tensors="pt")[
         "input_ids"
     ]
     assert ids.shape == (1, LENGTH)
     with torch.no_grad():
         expected = make_tiny_model()(ids).sentence_embedding.numpy()
-    found = unit_vectors(WAYS[way](toy, LONG)[None])
+    found = unit_vectors(WAYS[way](tiny, LONG)[None])
     np.testing.assert_allclose(found, unit_vectors(expected), atol=1e-5)
 
 
-def test_every_file_says_the_same(toy: Path) -> None:
-    assert set(lengths(toy).values()) == {LENGTH}
-    assert len(lengths(toy)) == 3
-    assert "local_files_only" not in (toy / "tokenizer_config.json").read_text()
+def test_every_file_says_the_same(tiny: Path) -> None:
+    assert set(lengths(tiny).values()) == {LENGTH}
+    assert len(lengths(tiny)) == 3
+    assert "local_files_only" not in (tiny / "tokenizer_config.json").read_text()
 
 
-def test_fine_tuned_and_saved_by_its_user(toy: Path, tmp_path: Path) -> None:
+def test_fine_tuned_and_saved_by_its_user(tiny: Path, tmp_path: Path) -> None:
     """sentence-transformers writes the folder: its own file for the length may go, none may disagree."""
     package = pytest.importorskip("sentence_transformers")
-    encoder = package.SentenceTransformer(str(toy), trust_remote_code=True, device="cpu")
+    encoder = package.SentenceTransformer(str(tiny), trust_remote_code=True, device="cpu")
     encoder.encode([LONG])
     encoder.save_pretrained(str(tmp_path / "saved"))
     assert set(lengths(tmp_path / "saved").values()) == {LENGTH}
     np.testing.assert_allclose(
-        by_transformers(tmp_path / "saved", LONG, True), by_transformers(toy, LONG, True), atol=1e-5
+        by_transformers(tmp_path / "saved", LONG, True), by_transformers(tiny, LONG, True), atol=1e-5
     )
 
 
 def test_a_tokenizer_that_cuts_nothing_and_one_without_json(tmp_path: Path) -> None:
-    eval_toys.toy_tokenizer().save_pretrained(tmp_path)
+    tiny_data.tiny_tokenizer().save_pretrained(tmp_path)
     assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).truncation is None
     set_max_length(tmp_path, 11)
     assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(LONG).ids[-1] == 3  # [SEP] is kept

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import eval_toys
 import pytest
+import tiny_data
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -21,7 +21,7 @@ from modeling_leap import LeapModel
 sentence_transformers = pytest.importorskip("sentence_transformers")
 losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
 
-TEXTS = [text for pair in eval_toys.PAIRS for text in pair[:2]]
+TEXTS = [text for pair in tiny_data.PAIRS for text in pair[:2]]
 REAL_TEXTS = [
     "Hello!",
     "A man is playing a guitar.",
@@ -31,10 +31,10 @@ LOSSES = ("MultipleNegativesRankingLoss", "CosineSimilarityLoss")
 
 
 @pytest.fixture
-def toy(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> Path:
-    """A toy model in the layout that train_leap.py writes, whose texts leave at several layers."""
-    folder = tmp_path / "toy"
-    write_model(folder, make_tiny_model(**eval_toys.RULE), eval_toys.toy_tokenizer(), max_length=32)
+def tiny(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> Path:
+    """A tiny model in the layout that train_leap.py writes, whose texts leave at several layers."""
+    folder = tmp_path / "tiny"
+    write_model(folder, make_tiny_model(**tiny_data.RULE), tiny_data.tiny_tokenizer(), max_length=32)
     return folder
 
 
@@ -56,8 +56,8 @@ def by_layer(theta: float) -> list[float | None]:
 
 
 @pytest.mark.parametrize("theta", ["config", 0.55, None, by_layer(0.4)], ids=str)
-def test_encode_gives_the_models_own_vectors(toy: Path, theta: ExitThreshold | str) -> None:
-    encoder = load(toy)
+def test_encode_gives_the_models_own_vectors(tiny: Path, theta: ExitThreshold | str) -> None:
+    encoder = load(tiny)
     rule = {} if theta == "config" else {"exit_threshold": theta}
     expected, layers = by_the_model(encoder, TEXTS, **rule)
     if theta is None:
@@ -88,8 +88,8 @@ def test_encode_takes_the_whole_rule(
     if landing and rule.get("min_exit_layer", 0) > landing - 2:
         rule = rule | {"min_exit_layer": 4}
     model = make_tiny_model(landing_layer=landing, exit_threshold=0.5, min_exit_layer=1)
-    write_model(tmp_path / "toy", model, eval_toys.toy_tokenizer(), max_length=32)
-    encoder = load(tmp_path / "toy")
+    write_model(tmp_path / "tiny", model, tiny_data.tiny_tokenizer(), max_length=32)
+    encoder = load(tmp_path / "tiny")
     expected, layers = by_the_model(encoder, TEXTS, **rule)
     assert layers.max() == rule.get("max_layers", 6) or rule.get("exit_threshold") == -1
     given = encoder.encode(TEXTS, convert_to_tensor=True, **rule)
@@ -98,9 +98,9 @@ def test_encode_takes_the_whole_rule(
         encoder.encode(TEXTS, max_layers=7)
 
 
-def test_a_wrong_threshold_is_named(toy: Path) -> None:
+def test_a_wrong_threshold_is_named(tiny: Path) -> None:
     with pytest.raises(ValueError, match=r"exit_threshold must be a number in \[-1, 1\]"):
-        load(toy).encode(TEXTS, exit_threshold=1.5)
+        load(tiny).encode(TEXTS, exit_threshold=1.5)
 
 
 def train(
@@ -134,10 +134,10 @@ def pair_rows(first: list[str], second: list[str], scores: list[float] | None) -
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_training_on_top_saves_and_loads_with_exits(toy: Path, tmp_path: Path, loss: str) -> None:
-    encoder = load(toy)
+def test_training_on_top_saves_and_loads_with_exits(tiny: Path, tmp_path: Path, loss: str) -> None:
+    encoder = load(tiny)
     before = {name: value.clone() for name, value in encoder[0].auto_model.state_dict().items()}
-    first, second, scores = map(list, zip(*eval_toys.PAIRS, strict=True))
+    first, second, scores = map(list, zip(*tiny_data.PAIRS, strict=True))
     rows = pair_rows(first, second, scores if loss == "CosineSimilarityLoss" else None)
     train(encoder, rows, loss, tmp_path / "run", steps=3, batch_size=6)
 
@@ -155,7 +155,7 @@ def test_training_on_top_saves_and_loads_with_exits(toy: Path, tmp_path: Path, l
         given = again.encode(TEXTS, convert_to_tensor=True, **rule)
         torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
     _, layers = by_the_model(again, TEXTS)
-    assert again[0].auto_model.config.exit_threshold == eval_toys.RULE["exit_threshold"]
+    assert again[0].auto_model.config.exit_threshold == tiny_data.RULE["exit_threshold"]
     assert layers.min() < 6
 
 

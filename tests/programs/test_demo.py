@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-import eval_toys
 import pytest
+import tiny_data
 
 from modeling_leap import LeapModel
 
@@ -21,13 +21,13 @@ LINE = re.compile(r"^ +(\d) of (\d) +(-?\d\.\d{4}) +(\d+\.\d+) ms +(\d+\.\d+) ms
 
 @pytest.fixture
 def model(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> str:
-    return str(eval_toys.save_toy(tmp_path / "toy", make_tiny_model(**eval_toys.RULE)))
+    return str(tiny_data.save_tiny(tmp_path / "tiny", make_tiny_model(**tiny_data.RULE)))
 
 
 def run(repo_root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the demo elsewhere than in the repository, so that it can use nothing that lies about there."""
     command = [sys.executable, str(repo_root / "examples" / "demo.py"), *arguments]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # a toy needs no more
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # a tiny model needs no more
     return subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment, check=False)
 
 
@@ -117,7 +117,7 @@ def test_a_text_that_leaps_runs_fewer_layers(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     rule = {"exit_threshold": -1.0, "min_exit_layer": 1, "max_exit_layer": 1, "landing_layer": 5}
-    folder = eval_toys.save_toy(tmp_path / "landing", make_tiny_model(**rule))
+    folder = tiny_data.save_tiny(tmp_path / "landing", make_tiny_model(**rule))
     assert demo.main(["--model", str(folder), "--texts", "a cat|the dog ran"]) == 0
     printed = capsys.readouterr().out
     assert "tested after layer 1 (theta -1); converged texts skip to layer 5" in printed

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from eval_toys import RULE, save_toy
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from tiny_data import RULE, save_tiny
 from transformers import AutoModel, AutoTokenizer
 
 from leap.distill.release import model_card
@@ -219,7 +219,7 @@ def test_what_pinning_means(call: str, count: int) -> None:
 def test_offline_nothing_is_fetched(
     make_tiny_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = str(save_toy(tmp_path / "tiny", make_tiny_model(**RULE)))
+    folder = str(save_tiny(tmp_path / "tiny", make_tiny_model(**RULE)))
     asked: list[object] = []
 
     def refuse(*arguments: object, **_more: object) -> None:

@@ -7,9 +7,9 @@ import venv
 from collections.abc import Callable
 from pathlib import Path
 
-import eval_toys
 import numpy as np
 import pytest
+import tiny_data
 
 from leap import LeapEncoder
 from leap.runtime.__main__ import main as export
@@ -44,7 +44,7 @@ def test_the_wheel_encodes_without_torch(
     venv.create(tmp_path / "empty", with_pip=True)
     python = tmp_path / "empty" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", wheel], check=True)
-    folder = eval_toys.save_toy(tmp_path / "model", make_tiny_model(**eval_toys.LEAP_RULE))
+    folder = tiny_data.save_tiny(tmp_path / "model", make_tiny_model(**tiny_data.LEAP_RULE))
     assert export(["export", "--model", str(folder), "--output", str(folder / "onnx")]) == 0
     out = tmp_path / "vectors.npy"
     subprocess.run([python, "-I", "-c", ENCODE, folder, out, *TEXTS], check=True, cwd="/")

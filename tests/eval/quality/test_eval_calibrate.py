@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import eval_toys
 import numpy as np
 import pytest
+import tiny_data
 from scipy.stats import binomtest
 
 from eval.__main__ import main
@@ -112,10 +112,10 @@ def test_a_promise_that_is_not_kept_shows() -> None:
 @pytest.fixture
 def command(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> list[str]:
     form = {"landing_layer": 5, "min_exit_layer": 1, "max_exit_layer": 1, "note": {"of": "others"}}
-    eval_toys.save_toy(tmp_path / "model", make_tiny_model(**form))
-    eval_toys.save_toy(tmp_path / "teacher", make_tiny_model())  # of the same weights: full depth is exact
+    tiny_data.save_tiny(tmp_path / "model", make_tiny_model(**form))
+    tiny_data.save_tiny(tmp_path / "teacher", make_tiny_model())  # of the same weights: full depth is exact
     random = np.random.default_rng(0)
-    lines = [" ".join(random.choice(eval_toys.WORDS, size=random.integers(1, 9))) for _ in range(400)]
+    lines = [" ".join(random.choice(tiny_data.WORDS, size=random.integers(1, 9))) for _ in range(400)]
     (tmp_path / "texts.txt").write_text("\n".join(lines))
     paths = {name: str(tmp_path / name) for name in ("model", "teacher")}
     return ["calibrate", "--model", paths["model"], "--teacher", paths["teacher"], "--resamples", "20"]

@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import eval_toys
 import numpy as np
 import pytest
+import tiny_data
 
 from eval.__main__ import main
 from eval.quality.diagnose import diagnose
@@ -14,13 +14,13 @@ from leap.encode.encoder import load_encoder
 from leap.errors import UsageError
 from modeling_leap import LeapModel
 
-TEXTS = [sentence for pair in eval_toys.PAIRS for sentence in pair[:2]]
+TEXTS = [sentence for pair in tiny_data.PAIRS for sentence in pair[:2]]
 FORM = {"landing_layer": 5, "min_exit_layer": 1, "max_exit_layer": 1}
 
 
 @pytest.fixture
 def folder(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> Path:
-    return eval_toys.save_toy(tmp_path / "toy", make_tiny_model(**FORM))
+    return tiny_data.save_tiny(tmp_path / "tiny", make_tiny_model(**FORM))
 
 
 def test_figures_are_those_of_the_model(folder: Path) -> None:
@@ -48,7 +48,7 @@ def test_what_is_refused(folder: Path, tmp_path: Path, make_tiny_model: Callable
         diagnose(load_encoder(str(folder)), TEXTS)
     with pytest.raises(UsageError, match=r"^--exit_threshold must be a number in"):
         diagnose(load_encoder(str(folder)), TEXTS, exit_threshold=3)
-    one = load_encoder(str(eval_toys.save_toy(tmp_path / "one", make_tiny_model(num_hidden_layers=1))))
+    one = load_encoder(str(tiny_data.save_tiny(tmp_path / "one", make_tiny_model(num_hidden_layers=1))))
     with pytest.raises(UsageError, match=r"^--model: .* no layer at which texts could leave"):
         diagnose(one, TEXTS, exit_threshold=0.5)
 

@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import eval_toys
 import numpy as np
 import pytest
+import tiny_data
 
 from eval.__main__ import main
 from eval.quality.front_measure import Measured, correlations, ends, point, predicted_closeness
@@ -151,14 +151,14 @@ def test_ridge_finds_a_line_and_no_line_in_noise() -> None:
 @pytest.fixture
 def command(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> list[str]:
     """A command line on tiny models and a tiny folder of data."""
-    data = eval_toys.write_data(tmp_path / "data")
+    data = tiny_data.write_data(tmp_path / "data")
     models = {
         "model": make_tiny_model(**RELEASE, exit_threshold=0.3),
         "teacher": make_tiny_model(),  # of the same weights, so that full depth is exact
         "three": make_tiny_model(seed=2, num_hidden_layers=3),
         "four": make_tiny_model(seed=3, num_hidden_layers=4),
     }
-    paths = {name: str(eval_toys.save_toy(tmp_path / name, model)) for name, model in models.items()}
+    paths = {name: str(tiny_data.save_tiny(tmp_path / name, model)) for name, model in models.items()}
     return [
         *("front", "--model", paths["model"], "--teacher", paths["teacher"], "--data", str(data)),
         *("--student3", paths["three"], "--student4", paths["four"], "--max_texts", "60", "--held_out", "60"),
@@ -237,7 +237,7 @@ def test_one_line_for_a_wrong_argument(
     arguments: str,
     complaint: str,
 ) -> None:
-    folder = str(eval_toys.save_toy(tmp_path / "m", make_tiny_model()))
+    folder = str(tiny_data.save_tiny(tmp_path / "m", make_tiny_model()))
     line = ["front", "--model", folder, "--teacher", folder, "--data", str(tmp_path)]
     assert main([*line, *arguments.split()]) == 2
     printed = capsys.readouterr().err

@@ -5,8 +5,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import eval_toys
 import pytest
+import tiny_data
 
 from eval.quality.retrieval import evaluate_retrieval
 from eval.quality.sts import evaluate_sts
@@ -52,12 +52,12 @@ def run(mteb: ModuleType, model: Any, task: Any) -> float:
 
 @pytest.fixture
 def folder(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> str:
-    return str(eval_toys.save_toy(tmp_path / "toy", make_tiny_model(**eval_toys.RULE)))
+    return str(tiny_data.save_tiny(tmp_path / "tiny", make_tiny_model(**tiny_data.RULE)))
 
 
 @pytest.fixture
 def task(mteb: ModuleType, tmp_path: Path) -> Any:
-    return local_sts(str(eval_toys.write_pairs(tmp_path / "pairs.csv")))
+    return local_sts(str(tiny_data.write_pairs(tmp_path / "pairs.csv")))
 
 
 @pytest.mark.parametrize("theta", ["config", 0.3, [None, 0.2, 0.4, None, 0.5, None], None])
@@ -85,7 +85,7 @@ def test_results_of_each_rule_are_kept_apart(mteb: ModuleType, folder: str) -> N
 
 
 def test_retrieval(mteb: ModuleType, folder: str, tmp_path: Path) -> None:
-    task = local_retrieval(str(eval_toys.write_beir(tmp_path / "beir")))
+    task = local_retrieval(str(tiny_data.write_beir(tmp_path / "beir")))
     model = mteb.get_model(NAME, source=folder)
     assert 0 < run(mteb, model, task) <= 1
     assert 2 <= model.layers_run / model.texts < 6

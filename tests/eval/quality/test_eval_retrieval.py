@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import eval_toys
 import numpy as np
 import pytest
+import tiny_data
 
 from eval.quality import cache, retrieval
 from eval.quality.cache import cached_embeddings, cached_paths
@@ -49,17 +49,17 @@ def test_rank_keeps_a_hundred_besides_the_query() -> None:
 @pytest.fixture
 def encoders(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> dict[str, Encoder]:
     models = {
-        "model": make_tiny_model(**eval_toys.RULE),
+        "model": make_tiny_model(**tiny_data.RULE),
         "teacher": make_tiny_model(seed=1),
         "wide": make_tiny_model(hidden_size=64),
     }
     return {
-        name: load_encoder(str(eval_toys.save_toy(tmp_path / name, model))) for name, model in models.items()
+        name: load_encoder(str(tiny_data.save_tiny(tmp_path / name, model))) for name, model in models.items()
     }
 
 
 def test_the_settings_take_the_right_sides(encoders: dict[str, Encoder], tmp_path: Path) -> None:
-    data = load_retrieval(str(eval_toys.write_beir(tmp_path / "beir")))
+    data = load_retrieval(str(tiny_data.write_beir(tmp_path / "beir")))
     model, teacher = encoders["model"], encoders["teacher"]
     figures = evaluate_retrieval(model, data, teacher=teacher, cache=tmp_path / "cache")
     texts = {"queries": list(data.queries.values()), "documents": list(data.documents.values())}
@@ -101,7 +101,7 @@ def test_the_settings_take_the_right_sides(encoders: dict[str, Encoder], tmp_pat
 
 
 def test_settings_left_out(encoders: dict[str, Encoder], tmp_path: Path) -> None:
-    data = load_retrieval(str(eval_toys.write_beir(tmp_path / "beir")))
+    data = load_retrieval(str(tiny_data.write_beir(tmp_path / "beir")))
     model, teacher = encoders["model"], encoders["teacher"]
     own = evaluate_retrieval(model, data, exit_threshold=None, cache=tmp_path)
     assert list(own["settings"]) == ["full_depth"]

@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import eval_toys
 import numpy as np
 import pytest
+import tiny_data
 
 from eval.quality.sts import evaluate_sts
 from leap.encode.encoder import encode, load_encoder
@@ -19,11 +19,11 @@ from modeling_leap import LeapModel
 
 @pytest.fixture
 def folder(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> Path:
-    return eval_toys.save_toy(tmp_path / "toy", make_tiny_model(**eval_toys.RULE))
+    return tiny_data.save_tiny(tmp_path / "tiny", make_tiny_model(**tiny_data.RULE))
 
 
 def test_figures_are_those_of_the_model_itself(folder: Path, tmp_path: Path) -> None:
-    encoder, data = load_encoder(str(folder)), load_sts(str(eval_toys.write_pairs(tmp_path / "pairs.csv")))
+    encoder, data = load_encoder(str(folder)), load_sts(str(tiny_data.write_pairs(tmp_path / "pairs.csv")))
     figures = evaluate_sts(encoder, data)
 
     def score(**rule: object) -> float:
@@ -38,7 +38,7 @@ def test_figures_are_those_of_the_model_itself(folder: Path, tmp_path: Path) -> 
     exits = figures["exits"]
     assert exits["spearman"] == score()
     rule = {"exit_patience": 1, "landing_layer": None, "max_exit_layer": None}
-    assert exits | eval_toys.RULE | rule == exits
+    assert exits | tiny_data.RULE | rule == exits
     found = encode(encoder, data.first + data.second)
     assert exits["mean_layers_run"] == pytest.approx(found.layers_run.mean())
     assert exits["leap_share"] == pytest.approx((found.exit_layers < 6).mean())
@@ -47,8 +47,8 @@ def test_figures_are_those_of_the_model_itself(folder: Path, tmp_path: Path) -> 
 
 def test_a_model_that_leaps(make_tiny_model: Callable[..., LeapModel], tmp_path: Path) -> None:
     model = make_tiny_model(landing_layer=5, min_exit_layer=1, max_exit_layer=1, exit_threshold=-1)
-    encoder = load_encoder(str(eval_toys.save_toy(tmp_path / "toy", model)))
-    figures = evaluate_sts(encoder, load_sts(str(eval_toys.write_pairs(tmp_path / "pairs.csv"))))
+    encoder = load_encoder(str(tiny_data.save_tiny(tmp_path / "tiny", model)))
+    figures = evaluate_sts(encoder, load_sts(str(tiny_data.write_pairs(tmp_path / "pairs.csv"))))
     (path,) = figures["paths"]
     assert (path["test_layer"], path["mean_layers_run"], figures["full_depth"]["mean_layers_run"]) == (
         1,
@@ -60,7 +60,7 @@ def test_a_model_that_leaps(make_tiny_model: Callable[..., LeapModel], tmp_path:
 
 
 def test_the_rule_can_be_overridden_and_is_checked(folder: Path, tmp_path: Path) -> None:
-    encoder, data = load_encoder(str(folder)), load_sts(str(eval_toys.write_pairs(tmp_path / "pairs.csv")))
+    encoder, data = load_encoder(str(folder)), load_sts(str(tiny_data.write_pairs(tmp_path / "pairs.csv")))
     assert evaluate_sts(encoder, data, exit_threshold=-0.99)["exits"]["mean_layers_run"] == 2
     assert evaluate_sts(encoder, data, exit_threshold=None)["exits"] is None
     with pytest.raises(UsageError, match=r"^--exit_threshold must be"):

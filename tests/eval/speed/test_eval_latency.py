@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import eval_toys
 import pytest
+import tiny_data
 import torch
 
 from eval.__main__ import main
@@ -14,12 +14,12 @@ from leap.encode.encoder import Encoder, load_encoder
 from leap.errors import UsageError
 from modeling_leap import LeapModel
 
-TEXTS = [text for pair in eval_toys.PAIRS for text in pair[:2]]
+TEXTS = [text for pair in tiny_data.PAIRS for text in pair[:2]]
 
 
 @pytest.fixture
 def folder(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> Path:
-    return eval_toys.save_toy(tmp_path / "toy", make_tiny_model(**eval_toys.RULE))
+    return tiny_data.save_tiny(tmp_path / "tiny", make_tiny_model(**tiny_data.RULE))
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_rows_of_a_run(encoder: Encoder) -> None:
     ]
     assert (figures["device"], figures["dtype"]) == ("cpu", "float32")
     assert figures["threads"] == torch.get_num_threads()
-    assert figures["exit_threshold"] == eval_toys.RULE["exit_threshold"]
+    assert figures["exit_threshold"] == tiny_data.RULE["exit_threshold"]
     one, four, long, _ = figures["rows"]
     assert (one["texts"], one["joined"], long["joined"]) == (4, False, True)
     assert 2 < four["mean_layers_run"] < 6
@@ -76,7 +76,7 @@ def test_a_threshold_of_each_layer(encoder: Encoder) -> None:
 
 def test_a_model_that_leaps(make_tiny_model: Callable[..., LeapModel]) -> None:
     form = {"landing_layer": 5, "min_exit_layer": 1, "max_exit_layer": 1}
-    encoder = Encoder("toy", make_tiny_model(**form), eval_toys.toy_tokenizer(), 40)
+    encoder = Encoder("tiny", make_tiny_model(**form), tiny_data.tiny_tokenizer(), 40)
     figures = evaluate_latency(encoder, TEXTS, batch_sizes=[2], lengths=[5], rounds=1, exit_threshold=-1.0)
     assert figures | form == figures
     assert figures["rows"][0]["mean_layers_run"] == 3

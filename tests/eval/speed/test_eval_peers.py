@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import eval_toys
 import numpy as np
 import pytest
-from eval_toys import PAIRS
+import tiny_data
+from tiny_data import PAIRS
 
 from eval.__main__ import main
 from eval.speed import peer_runtimes
@@ -30,13 +30,13 @@ ROUNDS = 3
 
 @pytest.fixture
 def encoder(make_tiny_model: Callable[..., LeapModel]) -> Encoder:
-    return Encoder("toy", make_tiny_model(**eval_toys.RULE), eval_toys.toy_tokenizer(), 16)
+    return Encoder("tiny", make_tiny_model(**tiny_data.RULE), tiny_data.tiny_tokenizer(), 16)
 
 
 @pytest.fixture
-def toy(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> Path:
-    folder = tmp_path / "toy"
-    write_model(folder, make_tiny_model(**eval_toys.RULE), eval_toys.toy_tokenizer(), max_length=16)
+def tiny(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> Path:
+    folder = tmp_path / "tiny"
+    write_model(folder, make_tiny_model(**tiny_data.RULE), tiny_data.tiny_tokenizer(), max_length=16)
     return folder
 
 
@@ -93,7 +93,7 @@ def compare(calls: list[tuple[str, str, list[Any]]]) -> dict[str, Any]:
         "leap-transformers": FakeLibrary("leap-transformers", {FULL_DEPTH: 3.0, EXITS: 1.5}, calls),
     }
     pairs = StsData(
-        "toy/test",
+        "tiny/test",
         [pair[0] for pair in PAIRS],
         [pair[1] for pair in PAIRS],
         np.array([pair[2] for pair in PAIRS]),
@@ -178,13 +178,13 @@ def test_every_leap_library_gives_the_models_vectors(
     pytest.importorskip("onnx")
     from leap.runtime.export import export
 
-    toy = tmp_path / "leaping"
-    write_model(toy, make_tiny_model(**eval_toys.LEAP_RULE), eval_toys.toy_tokenizer(), max_length=16)
-    export(toy, toy / "onnx")
+    tiny = tmp_path / "leaping"
+    write_model(tiny, make_tiny_model(**tiny_data.LEAP_RULE), tiny_data.tiny_tokenizer(), max_length=16)
+    export(tiny, tiny / "onnx")
     vectors = {}
     for name in ("leap-transformers", "leap-onnx"):
         worker = Worker(name)
-        assert worker.load({**vars(sources(toy))})["load_s"] > 0
+        assert worker.load({**vars(sources(tiny))})["load_s"] > 0
         for variant in worker.variants:
             path = tmp_path / f"{name}-{variant}.npy"
             left = worker.embed(variant, [TEXTS[:5], TEXTS[5:]], str(path))["layers"]
@@ -196,7 +196,7 @@ def test_every_leap_library_gives_the_models_vectors(
         np.testing.assert_allclose(found, expected, atol=1e-4)
         assert left == layers
     assert len(set(vectors["leap-onnx", EXITS][1])) >= 2
-    flat = PEERS["onnxruntime"].load(sources(toy))[FULL_DEPTH](TEXTS)[0]
+    flat = PEERS["onnxruntime"].load(sources(tiny))[FULL_DEPTH](TEXTS)[0]
     np.testing.assert_allclose(flat, np.concatenate([vectors["leap-onnx", FULL_DEPTH][0]]), atol=1e-4)
 
 
@@ -210,15 +210,15 @@ def test_a_library_that_fails_is_named(tmp_path: Path) -> None:
 
 
 def test_the_command(
-    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("LEAP_DATA", raising=False)
     gone = peer_runtimes.Peer("gone", "teacher", "float32", {"no_such_package": "no-such"}, (), None)
     monkeypatch.setitem(PEERS, "gone", gone)
     output, picture = tmp_path / "out.json", tmp_path / "out.png"
-    command = ["peers", "--model", str(toy), "--teacher", str(toy), "--threads", "1", "--rounds", "1"]
-    command += ["--data", str(eval_toys.write_pairs(tmp_path / "pairs.csv"))]
-    command += ["--passages", str(eval_toys.write_beir(tmp_path / "beir")), "--lengths", "5"]
+    command = ["peers", "--model", str(tiny), "--teacher", str(tiny), "--threads", "1", "--rounds", "1"]
+    command += ["--data", str(tiny_data.write_pairs(tmp_path / "pairs.csv"))]
+    command += ["--passages", str(tiny_data.write_beir(tmp_path / "beir")), "--lengths", "5"]
     command += ["--batch_sizes", "1", "2", "--stream_seconds", "0.05", "--output", str(output)]
     chosen = ["--peers", "transformers", "leap-transformers", "gone", "--baseline", "transformers"]
     assert main([*command, *chosen, "--plot", str(picture)]) == 0

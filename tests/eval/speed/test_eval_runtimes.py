@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eval_toys import LEAP_RULE, PAIRS, save_toy
+from tiny_data import LEAP_RULE, PAIRS, save_tiny
 
 from eval.speed.runtimes import load_runtime
 from eval.stress.correctness import compare, one_at_a_time
@@ -21,10 +21,10 @@ TEXTS = [text for pair in PAIRS for text in pair[:2]]
 
 @pytest.fixture
 def folder(make_tiny_model: MakeModel, tmp_path: Path) -> Path:
-    """A toy checkpoint with its ONNX files."""
+    """A tiny checkpoint with its ONNX files."""
     pytest.importorskip("onnxruntime")
     export = pytest.importorskip("leap.runtime.export").export
-    folder = save_toy(tmp_path / "toy", make_tiny_model(**LEAP_RULE))
+    folder = save_tiny(tmp_path / "tiny", make_tiny_model(**LEAP_RULE))
     export(folder, folder / "onnx")
     return folder
 

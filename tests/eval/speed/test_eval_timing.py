@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable
 
-import eval_toys
 import pytest
+import tiny_data
 import torch
 
 from eval.speed.timing import enter, in_turns, timed_inference, tokenize
@@ -59,7 +59,7 @@ def test_inference_and_the_mode_afterwards(tiny_model: LeapModel) -> None:
 
 
 def test_the_steps_make_the_forward_pass(make_tiny_model: Callable[..., LeapModel]) -> None:
-    encoder = Encoder("toy", make_tiny_model(exit_patience=2), eval_toys.toy_tokenizer(), 40)
+    encoder = Encoder("tiny", make_tiny_model(exit_patience=2), tiny_data.tiny_tokenizer(), 40)
     inputs = tokenize(encoder, ["a cat sat", "the dog ran in the rain"])
     with timed_inference(encoder.model):
         wanted = encoder.model(**inputs)
@@ -75,7 +75,7 @@ def test_the_steps_make_the_forward_pass(make_tiny_model: Callable[..., LeapMode
 
 
 def test_texts_are_cut(tiny_model: LeapModel) -> None:
-    encoder = Encoder("toy", tiny_model, eval_toys.toy_tokenizer(), 6)
+    encoder = Encoder("tiny", tiny_model, tiny_data.tiny_tokenizer(), 6)
     texts = ["a cat sat on the mat", "a cat"]
     assert tokenize(encoder, texts)["input_ids"].shape == (2, 6)
     assert tokenize(encoder, texts, 4)["attention_mask"].tolist() == [[1, 1, 1, 1]] * 2

@@ -5,9 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import eval_toys
 import numpy as np
 import pytest
+import tiny_data
 import torch
 
 from eval.__main__ import main
@@ -18,17 +18,17 @@ from leap.encode.encoder import Encoder
 from leap.errors import UsageError
 from modeling_leap import LeapModel
 
-TEXTS = [text for pair in eval_toys.PAIRS for text in pair[:2]]
-LONG = [" ".join(eval_toys.WORDS[i % 20 :][:8]) for i in range(40)]
+TEXTS = [text for pair in tiny_data.PAIRS for text in pair[:2]]
+LONG = [" ".join(tiny_data.WORDS[i % 20 :][:8]) for i in range(40)]
 RULE = {"exit_threshold": "config"}
 
 
-FORMS = [eval_toys.RULE, {"exit_threshold": 0.56, "landing_layer": 5, "min_exit_layer": 1}]
+FORMS = [tiny_data.RULE, {"exit_threshold": 0.56, "landing_layer": 5, "min_exit_layer": 1}]
 
 
 @pytest.fixture(params=FORMS, ids=["paper", "landing"])
 def encoder(make_tiny_model: Callable[..., LeapModel], request: pytest.FixtureRequest) -> Encoder:
-    return Encoder("toy", make_tiny_model(**request.param), eval_toys.toy_tokenizer(), 40)
+    return Encoder("tiny", make_tiny_model(**request.param), tiny_data.tiny_tokenizer(), 40)
 
 
 def test_without_layers_gives_the_same(encoder: Encoder) -> None:
@@ -119,7 +119,7 @@ def test_what_is_refused(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_command(encoder: Encoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = eval_toys.save_toy(tmp_path / "toy", encoder.model)
+    folder = tiny_data.save_tiny(tmp_path / "tiny", encoder.model)
     (tmp_path / "t.txt").write_text("\n".join(LONG))
     before = torch.get_num_threads()
     command = ["torch_path", "--model", str(folder), "--data", str(tmp_path / "t.txt"), "--rounds", "4"]

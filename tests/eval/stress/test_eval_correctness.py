@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from eval_toys import LEAP_RULE, PAIRS, RULE, save_toy
+from tiny_data import LEAP_RULE, PAIRS, RULE, save_tiny
 
 from eval.__main__ import main
 from eval.stress import correctness
@@ -24,8 +24,8 @@ TEXTS = [text for pair in PAIRS for text in pair[:2]]
 
 @pytest.fixture
 def encoder(make_tiny_model: MakeModel, tmp_path: Path) -> Encoder:
-    """A toy whose texts leave at several layers."""
-    return load_encoder(str(save_toy(tmp_path / "toy", make_tiny_model(**RULE))), device="cpu")
+    """A tiny model whose texts leave at several layers."""
+    return load_encoder(str(save_tiny(tmp_path / "tiny", make_tiny_model(**RULE))), device="cpu")
 
 
 def test_reference_is_the_rule_applied_to_every_text(encoder: Encoder) -> None:
@@ -43,7 +43,7 @@ def test_reference_is_the_rule_applied_to_every_text(encoder: Encoder) -> None:
 
 def test_ties_are_those_of_the_test_of_a_landing_model(make_tiny_model: MakeModel, tmp_path: Path) -> None:
     model = make_tiny_model(**LEAP_RULE)
-    encoder = load_encoder(str(save_toy(tmp_path / "leaping", model)), device="cpu")
+    encoder = load_encoder(str(save_tiny(tmp_path / "leaping", model)), device="cpu")
     reference = one_at_a_time(encoder, TEXTS, {})
     found = encode(encoder, TEXTS, batch_size=5)
     assert reference.encoding.exit_layers.tolist() == found.exit_layers.tolist()

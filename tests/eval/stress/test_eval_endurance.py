@@ -1,4 +1,4 @@
-"""Endurance: a short run of a toy, and what a leak, a drift, a slowdown and an error look like."""
+"""Endurance: a short run of a tiny model, and what a leak, a drift, a slowdown and an error look like."""
 
 import json
 import time
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from eval_toys import PAIRS, RULE, save_toy, write_pairs
+from tiny_data import PAIRS, RULE, save_tiny, write_pairs
 
 from eval.__main__ import main
 from eval.stress import endurance
@@ -22,8 +22,8 @@ TEXTS = [text for pair in PAIRS for text in pair[:2]]
 
 @pytest.fixture
 def encoder(make_tiny_model: MakeModel, tmp_path: Path) -> Encoder:
-    """A toy whose texts leave at several layers."""
-    return load_encoder(str(save_toy(tmp_path / "toy", make_tiny_model(**RULE))), device="cpu")
+    """A tiny model whose texts leave at several layers."""
+    return load_encoder(str(save_tiny(tmp_path / "tiny", make_tiny_model(**RULE))), device="cpu")
 
 
 def test_four_threads_for_two_seconds(encoder: Encoder) -> None:

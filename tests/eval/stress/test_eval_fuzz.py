@@ -1,4 +1,4 @@
-"""The fuzzer and its oracle: calls of every kind on a toy, and faults that they have to find."""
+"""The fuzzer and its oracle: calls of every kind on a tiny model, and faults that they have to find."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from eval_toys import RULE, save_toy, toy_tokenizer
+from tiny_data import RULE, save_tiny, tiny_tokenizer
 from torch import Tensor
 
 from eval.__main__ import main
@@ -21,8 +21,8 @@ MakeModel = Callable[..., LeapModel]
 
 @pytest.fixture
 def subject() -> Subject:
-    """The fuzzer's tiny model with toy words."""
-    return tiny_subject(toy_tokenizer(), seed=0)
+    """The fuzzer's tiny model with tiny words."""
+    return tiny_subject(tiny_tokenizer(), seed=0)
 
 
 def test_calls_of_every_kind(subject: Subject) -> None:
@@ -37,7 +37,7 @@ def test_calls_of_every_kind(subject: Subject) -> None:
 
 
 def test_a_model_with_a_landing_layer() -> None:
-    subject = tiny_subject(toy_tokenizer(), seed=0, landing_layer=4, min_exit_layer=1)
+    subject = tiny_subject(tiny_tokenizer(), seed=0, landing_layer=4, min_exit_layer=1)
     tally = fuzz(subject, len(RIGHT) + len(WRONG), seed=1).to_json()
     assert tally["first_failures"] == []
     assert {1, 2, 4} == {layer for layer, count in enumerate(tally["exit_histogram"], start=1) if count}
@@ -118,7 +118,7 @@ def test_ties_are_excused_and_counted(subject: Subject, monkeypatch: pytest.Monk
 
 
 def test_command(make_tiny_model: MakeModel, tmp_path: Path) -> None:
-    folder = save_toy(tmp_path / "toy", make_tiny_model(**RULE))
+    folder = save_tiny(tmp_path / "tiny", make_tiny_model(**RULE))
     output = tmp_path / "fuzz.json"
     command = ["fuzz", "--model", str(folder), "--calls", "70", "--tiny_calls", "40", "--output", str(output)]
     assert main(command) == 0

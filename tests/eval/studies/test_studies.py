@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import eval_toys
 import pytest
+import tiny_data
 
 from eval.__main__ import main
 from eval.studies import trainings
@@ -24,12 +24,12 @@ def folder(
     tmp_path: Path, make_tiny_model: Callable[..., LeapModel], monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A folder with a teacher, texts, pairs and retrieval sets."""
-    monkeypatch.setenv("LEAP_DATA", str(eval_toys.write_data(tmp_path / "data")))
+    monkeypatch.setenv("LEAP_DATA", str(tiny_data.write_data(tmp_path / "data")))
     (tmp_path / "texts.txt").write_text(
-        "\n".join(f"{a} {b}" for a in eval_toys.WORDS for b in ("a cat", "rain"))
+        "\n".join(f"{a} {b}" for a in tiny_data.WORDS for b in ("a cat", "rain"))
     )
-    model = make_tiny_model(vocab_size=len(eval_toys.toy_tokenizer()), max_position_embeddings=64)
-    eval_toys.save_toy(tmp_path / "teacher", model)
+    model = make_tiny_model(vocab_size=len(tiny_data.tiny_tokenizer()), max_position_embeddings=64)
+    tiny_data.save_tiny(tmp_path / "teacher", model)
     return tmp_path
 
 
@@ -44,7 +44,7 @@ def untrained(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         layers = parse_layer_starts(options.student_layers) if options.student_layers else None
         student = make_student(LeapModel.from_pretrained(folder / "teacher"), layers)
         set_exit_rule(student.config, options, objective)
-        return eval_toys.save_toy(model, student)
+        return tiny_data.save_tiny(model, student)
 
     monkeypatch.setattr(trainings, "trained", start)
     return asked

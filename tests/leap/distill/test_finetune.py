@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-import eval_toys
 import numpy as np
 import pytest
+import tiny_data
 import torch
 
 from leap.distill.release import write_model
@@ -19,19 +19,19 @@ from modeling_leap import LeapModel
 sentence_transformers = pytest.importorskip("sentence_transformers")
 from leap.distill.finetuning import ExitAwareLoss  # noqa: E402
 
-SCORED = [f"{a},{b},{score}" for a, b, score in eval_toys.PAIRS]
-TOGETHER = [{"anchor": a, "positive": b} for a, b, _ in eval_toys.PAIRS]
+SCORED = [f"{a},{b},{score}" for a, b, score in tiny_data.PAIRS]
+TOGETHER = [{"anchor": a, "positive": b} for a, b, _ in tiny_data.PAIRS]
 
 
 LANDS = {"exit_threshold": 0.5, "landing_layer": 5, "min_exit_layer": 1, "max_exit_layer": 2}
 
 
-@pytest.fixture(params=[LANDS, eval_toys.RULE], ids=["lands", "leaves"])
+@pytest.fixture(params=[LANDS, tiny_data.RULE], ids=["lands", "leaves"])
 def model(tmp_path: Path, make_tiny_model: Callable[..., LeapModel], request: pytest.FixtureRequest) -> Path:
-    """A toy as it is released, of either form; like the model, without dropout."""
-    toy = make_tiny_model(**request.param, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    write_model(tmp_path / "toy", toy, eval_toys.toy_tokenizer(), 32)
-    return tmp_path / "toy"
+    """A tiny as it is released, of either form; like the model, without dropout."""
+    tiny = make_tiny_model(**request.param, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    write_model(tmp_path / "tiny", tiny, tiny_data.tiny_tokenizer(), 32)
+    return tmp_path / "tiny"
 
 
 @pytest.fixture
@@ -62,10 +62,10 @@ def program(repo_root: Path) -> Iterator[ModuleType]:
 def test_the_loss_is_the_tasks_plus_the_exit_term(model: Path) -> None:
     st_model = sentence_transformers.SentenceTransformer(str(model), trust_remote_code=True, device="cpu")
     task = sentence_transformers.sentence_transformer.losses.CoSENTLoss(st_model)
-    texts = [[pair[side] for pair in eval_toys.PAIRS] for side in (0, 1)]
+    texts = [[pair[side] for pair in tiny_data.PAIRS] for side in (0, 1)]
     features, scores = (
         [st_model.preprocess(side) for side in texts],
-        torch.tensor([p[2] for p in eval_toys.PAIRS]),
+        torch.tensor([p[2] for p in tiny_data.PAIRS]),
     )
     leap = st_model[0].auto_model
     places = list(leap.config.exit_thresholds(-1))
@@ -91,8 +91,8 @@ def test_the_term_moves_the_exits_and_not_full_depth(model: Path) -> None:
     """Its gradient comes from what the exits give alone: layers that only full depth runs have none of it."""
     st_model = sentence_transformers.SentenceTransformer(str(model), trust_remote_code=True, device="cpu")
     task = sentence_transformers.sentence_transformer.losses.CoSENTLoss(st_model)
-    features = [st_model.preprocess([pair[side] for pair in eval_toys.PAIRS]) for side in (0, 1)]
-    scores = torch.tensor([p[2] for p in eval_toys.PAIRS])
+    features = [st_model.preprocess([pair[side] for pair in tiny_data.PAIRS]) for side in (0, 1)]
+    scores = torch.tensor([p[2] for p in tiny_data.PAIRS])
 
     def gradients(weight: float) -> list[torch.Tensor]:
         st_model.zero_grad()
@@ -107,9 +107,9 @@ def test_the_term_moves_the_exits_and_not_full_depth(model: Path) -> None:
 
 
 def test_a_model_without_exits_is_refused(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> None:
-    write_model(tmp_path / "toy", make_tiny_model(min_exit_layer=6), eval_toys.toy_tokenizer(), 32)
+    write_model(tmp_path / "tiny", make_tiny_model(min_exit_layer=6), tiny_data.tiny_tokenizer(), 32)
     st_model = sentence_transformers.SentenceTransformer(
-        str(tmp_path / "toy"), trust_remote_code=True, device="cpu"
+        str(tmp_path / "tiny"), trust_remote_code=True, device="cpu"
     )
     with pytest.raises(ValueError, match="no text leaves before the last layer"):
         ExitAwareLoss(st_model, torch.nn.Identity(), 1.0)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from eval_toys import RULE, save_toy
 from safetensors.torch import load_file, save_file
+from tiny_data import RULE, save_tiny
 
 from eval.__main__ import main
 from leap.distill.options import parse
@@ -28,8 +28,8 @@ WEIGHT = "encoder.layer.2.output.dense.weight"
 
 @pytest.fixture
 def folder(make_tiny_model: MakeModel, tmp_path: Path) -> Path:
-    """A toy checkpoint to damage."""
-    return save_toy(tmp_path / "toy", make_tiny_model(**RULE))
+    """A tiny checkpoint to damage."""
+    return save_tiny(tmp_path / "tiny", make_tiny_model(**RULE))
 
 
 def config(**fields: Any) -> Damage:
@@ -203,7 +203,7 @@ def test_commands_end_with_one_line(
     assert main(["sts", "--model", str(folder), "--data", "stsb"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert "cannot load" in demo(folder)
-    save_toy(folder, LeapModel.from_pretrained(whole, use_safetensors=True))
+    save_tiny(folder, LeapModel.from_pretrained(whole, use_safetensors=True))
     without("tokenizer*")(folder)
     assert "has no tokenizer" in demo(folder)
 

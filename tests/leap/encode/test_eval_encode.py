@@ -4,21 +4,21 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import eval_toys
 import numpy as np
 import pytest
+import tiny_data
 import torch
 
 from leap.encode.encoder import Encoder, encode, encode_layers, find_model, load_encoder
 from leap.errors import UsageError
 from modeling_leap import LeapModel
 
-TEXTS = [sentence for pair in eval_toys.PAIRS for sentence in pair[:2]]
+TEXTS = [sentence for pair in tiny_data.PAIRS for sentence in pair[:2]]
 
 
 @pytest.fixture
 def folder(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> Path:
-    return eval_toys.save_toy(tmp_path / "toy", make_tiny_model(**eval_toys.RULE))
+    return tiny_data.save_tiny(tmp_path / "tiny", make_tiny_model(**tiny_data.RULE))
 
 
 def test_embeddings_come_in_the_order_of_the_texts_whatever_the_batch(folder: Path) -> None:
@@ -57,7 +57,7 @@ def test_max_length_is_the_published_one_where_there_is_one(folder: Path) -> Non
 
 
 def test_half_precision_checkpoints_are_evaluated_in_float32(tmp_path: Path, tiny_model: LeapModel) -> None:
-    folder = eval_toys.save_toy(tmp_path / "half", tiny_model.half())
+    folder = tiny_data.save_tiny(tmp_path / "half", tiny_model.half())
     assert load_encoder(str(folder)).model.dtype == torch.float32
 
 
@@ -72,7 +72,7 @@ def test_fingerprint_is_of_the_embeddings_and_not_of_the_exit_rule(
     folder: Path, make_tiny_model: Callable[..., LeapModel]
 ) -> None:
     encoder = load_encoder(str(folder))
-    tokenizer = eval_toys.toy_tokenizer()
+    tokenizer = tiny_data.tiny_tokenizer()
     same = Encoder("same", make_tiny_model(exit_threshold=0.9), encoder.tokenizer, 40)
     other_weights = Encoder("other", make_tiny_model(seed=1), encoder.tokenizer, 40)
     other_length = Encoder("other", make_tiny_model(), tokenizer, 20)

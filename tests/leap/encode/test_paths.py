@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import eval_toys
 import numpy as np
 import pytest
+import tiny_data
 
 from leap.encode.encoder import Encoder, encode, load_encoder
 from leap.encode.paths import encode_paths
 from modeling_leap import LeapModel
 
-TEXTS = [sentence for pair in eval_toys.PAIRS for sentence in pair[:2]]
+TEXTS = [sentence for pair in tiny_data.PAIRS for sentence in pair[:2]]
 FORMS = {
     "release": {"landing_layer": 5, "min_exit_layer": 1, "max_exit_layer": 1},
     "three tests": {"landing_layer": 6, "min_exit_layer": 1},
@@ -22,7 +22,7 @@ FORMS = {
 
 
 def encoder_of(model: LeapModel) -> Encoder:
-    return Encoder("tiny", model, eval_toys.toy_tokenizer(), 40)
+    return Encoder("tiny", model, tiny_data.tiny_tokenizer(), 40)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-import eval_toys
 import numpy as np
 import pytest
+import tiny_data
 import torch
 
 import app
@@ -34,7 +34,7 @@ TEXTS = ["a cat sat on the mat", "the dog ran", "the bird sings in the rain unde
 
 @pytest.fixture
 def encoder(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> Encoder:
-    return load_encoder(str(eval_toys.save_toy(tmp_path / "toy", make_tiny_model(**eval_toys.RULE))))
+    return load_encoder(str(tiny_data.save_tiny(tmp_path / "tiny", make_tiny_model(**tiny_data.RULE))))
 
 
 def test_a_text_a_line() -> None:
@@ -59,7 +59,7 @@ def test_what_is_no_list_of_texts_is_said(pasted: str | None, said: str) -> None
 def landing(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> Encoder:
     """A model of the release's form: one test after layer 1, and texts that pass it land in layer 5."""
     rule = {"exit_threshold": 0.5, "min_exit_layer": 1, "max_exit_layer": 1, "landing_layer": 5}
-    return load_encoder(str(eval_toys.save_toy(tmp_path / "landing", make_tiny_model(**rule))))
+    return load_encoder(str(tiny_data.save_tiny(tmp_path / "landing", make_tiny_model(**rule))))
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -160,7 +160,7 @@ def test_ranks_of_full_depth_beside_those_with_exits(encoder: Encoder) -> None:
 def test_ranks_by_the_teacher_where_it_is_at_hand(
     encoder: Encoder, tmp_path: Path, make_tiny_model: Callable[..., LeapModel]
 ) -> None:
-    teacher = load_encoder(str(eval_toys.save_toy(tmp_path / "teacher", make_tiny_model(seed=7))))
+    teacher = load_encoder(str(tiny_data.save_tiny(tmp_path / "teacher", make_tiny_model(seed=7))))
     index = embed_index(teacher, TEXTS)
     assert index.judge == "all-MiniLM-L6-v2"
     hits = search(encoder, index, TEXTS[2], make_rule(encoder))
@@ -256,7 +256,7 @@ def test_no_stack_trace_for_a_fault_of_ours(
 
 def test_page_is_built_for_a_list_of_thresholds(layout: ModuleType, encoder: Encoder) -> None:
     encoder.model.config.exit_threshold = [None, 0.1, None, 0.5, 0.6, None]
-    page = layout.build(encoder, embed_index(encoder, TEXTS), "toy")
+    page = layout.build(encoder, embed_index(encoder, TEXTS), "tiny")
     radio = next(block for block in page.blocks.values() if block.elem_id == "rule")
     assert radio.value == layout.OWN
     assert "theta 0.1 at layer 2, 0.5 at layer 4" in radio.choices[0][0]

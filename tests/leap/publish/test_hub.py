@@ -10,8 +10,8 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import eval_toys
 import pytest
+import tiny_data
 import torch
 from fake_hub import READER, WRITER, FakeHub
 from hub_machine import Machine
@@ -29,7 +29,7 @@ from modeling_leap import LeapModel
 
 MakeModel = Callable[..., LeapModel]
 Pushed = tuple[Path, subprocess.CompletedProcess[str]]
-WORDS = eval_toys.WORDS
+WORDS = tiny_data.WORDS
 TEXTS = [" ".join(WORDS[i : i + 1 + i % 7]) for i in range(len(WORDS))]
 TEXTS += [f"{first} {second}" for first in WORDS[:4] for second in WORDS[4:8]]
 RULE = ["--exit_threshold", "0.4", "--min_exit_layer", "2"]
@@ -72,7 +72,7 @@ def pushed(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory, repo_root: Pa
     config = LeapModel.config_class(
         **sizes, num_hidden_layers=4, num_attention_heads=4, initializer_range=0.2
     )
-    hub.commit("owner/teacher", eval_toys.save_toy(trainer.folder / "teacher", LeapModel(config)))
+    hub.commit("owner/teacher", tiny_data.save_tiny(trainer.folder / "teacher", LeapModel(config)))
     done = train(trainer, "run", "--teacher", "owner/teacher", *RULE, "--push_to_hub", "owner/tiny")
     assert done.returncode == 0, done.stderr
     return trainer.folder / "run" / "model", done
@@ -160,7 +160,7 @@ sys.exit(there or main(["sts", "--data", data, "--model", "owner/absent"]))
 
 
 def test_evaluation_by_id(machine: Machine, pushed: Pushed) -> None:
-    pairs, out = eval_toys.write_pairs(machine.folder / "pairs.csv"), machine.folder / "out.json"
+    pairs, out = tiny_data.write_pairs(machine.folder / "pairs.csv"), machine.folder / "out.json"
     done = machine.run("-c", EVALUATE, pairs, out, token=None)
     assert done.returncode == 2, done.stderr
     found = json.loads(out.read_text())["figures"]

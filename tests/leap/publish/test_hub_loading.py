@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import eval_toys
+import tiny_data
 import torch
 from fake_hub import FakeHub
 from hub_machine import Machine
@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from modeling_leap import LeapModel
 
-TEXTS = [" ".join(eval_toys.WORDS[i : i + 1 + i % 7]) for i in range(len(eval_toys.WORDS))]
+TEXTS = [" ".join(tiny_data.WORDS[i : i + 1 + i % 7]) for i in range(len(tiny_data.WORDS))]
 
 
 def encode_locally(folder: Path, **rule: object) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ save_file(results, out)
 def test_a_pinned_commit_stays_what_it_was(
     make_tiny_model: Callable[..., LeapModel], tmp_path: Path, repo_root: Path
 ) -> None:
-    folder = eval_toys.save_toy(tmp_path / "model", make_tiny_model(**eval_toys.RULE))
+    folder = tiny_data.save_tiny(tmp_path / "model", make_tiny_model(**tiny_data.RULE))
     with FakeHub() as hub:
         machine = Machine(hub, tmp_path / "user", repo_root)
         machine.folder.mkdir()

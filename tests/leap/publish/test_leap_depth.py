@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import eval_toys
 import pytest
+import tiny_data
 import torch
 from numpy.testing import assert_allclose
 from transformers import AutoModel, AutoTokenizer, BertModel
@@ -17,13 +17,13 @@ from leap.publish.__main__ import main
 from leap.publish.leap_depth import write_leap_depth
 from modeling_leap import LeapModel
 
-TEXTS = [text for pair in eval_toys.PAIRS for text in pair[:2]]
+TEXTS = [text for pair in tiny_data.PAIRS for text in pair[:2]]
 FILES = {
     "1_Pooling/config.json", "LICENSE", "README.md", "SHA256SUMS", "config.json", "model.safetensors",
     "modules.json", "sentence_bert_config.json", "tokenizer.json", "tokenizer_config.json",
 }  # fmt: skip
 RULES = {
-    (1, 5, 6): eval_toys.LEAP_RULE,
+    (1, 5, 6): tiny_data.LEAP_RULE,
     (1, 2, 6): {"min_exit_layer": 2, "max_exit_layer": 2, "landing_layer": 6, "exit_patience": 2},
     (1, 3): {"num_hidden_layers": 3, "landing_layer": 3, "min_exit_layer": 1},
 }
@@ -33,7 +33,7 @@ RULES = {
 def make_checkpoint(tmp_path: Path, make_tiny_model: Callable[..., LeapModel]) -> Callable[..., Path]:
     def make(**fields: object) -> Path:
         folder = tmp_path / "leap"
-        write_model(folder, make_tiny_model(**fields), eval_toys.toy_tokenizer(), max_length=16)
+        write_model(folder, make_tiny_model(**fields), tiny_data.tiny_tokenizer(), max_length=16)
         (folder / "LICENSE").write_text("all of it")
         return folder
 
@@ -73,7 +73,7 @@ def test_it_is_the_model_whose_texts_all_leap(
 
 def test_sentence_transformers_loads_it(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    root, folder = make_checkpoint(**eval_toys.LEAP_RULE), tmp_path / "short"
+    root, folder = make_checkpoint(**tiny_data.LEAP_RULE), tmp_path / "short"
     folder.mkdir()
     write_leap_depth(root, folder, "owner/LEAP-short")
     model = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
@@ -99,7 +99,7 @@ def test_a_model_without_one_leap_is_refused(
 def test_the_option(
     make_checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root, output = make_checkpoint(**eval_toys.LEAP_RULE), tmp_path / "built"
+    root, output = make_checkpoint(**tiny_data.LEAP_RULE), tmp_path / "built"
     command = ["--depth", "leap", "--repository", "owner/short", "--folder", str(root), "--dry_run"]
     assert main([*command, "--output", str(output)]) == 0
     printed = capsys.readouterr().out

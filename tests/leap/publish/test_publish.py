@@ -14,10 +14,10 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-import eval_toys
 import numpy as np
 import onnx
 import pytest
+import tiny_data
 import tiny_results
 import torch
 from fake_hub import READER, WRITER, FakeHub
@@ -40,7 +40,7 @@ from modeling_leap import LeapModel
 
 NAME = "leap/LEAP-MiniLM-L6"
 COMMAND = ["-m", "leap.publish", "--repository", NAME]
-WORDS = eval_toys.WORDS
+WORDS = tiny_data.WORDS
 TEXTS = [" ".join(WORDS[i : i + 1 + i % 7]) for i in range(len(WORDS))]
 EXPECTED = """.eval_results/scifact.yaml .eval_results/sts12-sts.yaml .eval_results/stsbenchmark-sts.yaml
 1_Pooling/config.json LICENSE README.md SHA256SUMS config.json configuration_leap.py docs/evidence.md
@@ -72,7 +72,7 @@ def whole_tree(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Pat
     sizes = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 40}
     depth = {"num_hidden_layers": 4, "num_attention_heads": 4, "initializer_range": 0.12}
     model = LeapModel(LeapModel.config_class(**sizes, **depth, **tiny_results.RULE)).eval()
-    write_model(tree, model, eval_toys.toy_tokenizer(), max_length=40)
+    write_model(tree, model, tiny_data.tiny_tokenizer(), max_length=40)
     config = (tree / "config.json").read_bytes()
     results = tiny_results.write_required(tree)  # which writes a config.json too
     tiny_results.write_optional(results)

@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import eval_toys
 import numpy as np
 import pytest
+import tiny_data
 import torch
 
 from configuration_leap import LeapConfig
 from leap.runtime.__main__ import main
 from modeling_leap import LeapModel
 
-WORDS = eval_toys.WORDS
+WORDS = tiny_data.WORDS
 # By name: the fields of the exit rule, and theirs of a BERT that are not the usual ones here.
 SHAPES = {
     "release": {"landing_layer": 5, "min_exit_layer": 1, "max_exit_layer": 1},
@@ -30,7 +30,7 @@ def texts() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def export_toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def export_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A function of config fields: the folder of a tiny exported model, about half of whose texts leap."""
 
     def export(**fields: object) -> Path:
@@ -44,7 +44,7 @@ def export_toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             model.embeddings.token_type_embeddings.weight *= 5
         if "exit_threshold" not in fields:
             model.config.exit_threshold = median_similarity(model)
-        path = eval_toys.save_toy(tmp_path_factory.mktemp("model"), model)
+        path = tiny_data.save_tiny(tmp_path_factory.mktemp("model"), model)
         assert main(["export", "--model", str(path), "--output", str(path / "onnx")]) == 0
         return path
 
@@ -52,22 +52,22 @@ def export_toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def toys(export_toy: Callable[..., Path]) -> Callable[[str], Path]:
+def tiny_models(export_tiny: Callable[..., Path]) -> Callable[[str], Path]:
     """A function of a name of `SHAPES`: the folder of that model, made when it is first asked for."""
     made: dict[str, Path] = {}
 
-    def toy(name: str) -> Path:
+    def tiny(name: str) -> Path:
         if name not in made:
-            made[name] = export_toy(**SHAPES[name])
+            made[name] = export_tiny(**SHAPES[name])
         return made[name]
 
-    return toy
+    return tiny
 
 
 @pytest.fixture
-def folder(toys: Callable[[str], Path]) -> Path:
+def folder(tiny_models: Callable[[str], Path]) -> Path:
     """A checkpoint of the form that is released, with its ONNX files."""
-    return toys("release")
+    return tiny_models("release")
 
 
 def median_similarity(model: LeapModel) -> float:

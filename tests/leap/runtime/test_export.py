@@ -62,8 +62,8 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], m
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_batch_is_that_of_torch(toys: Callable[[str], Path], shape: str) -> None:
-    folder = toys(shape)
+def test_a_batch_is_that_of_torch(tiny_models: Callable[[str], Path], shape: str) -> None:
+    folder = tiny_models(shape)
     session = open_file(folder)
     feed = batch()
     found = run(session, feed)
@@ -79,8 +79,8 @@ def test_a_batch_is_that_of_torch(toys: Callable[[str], Path], shape: str) -> No
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_rows_decide_one_by_one(toys: Callable[[str], Path], shape: str) -> None:
-    session = open_file(toys(shape))
+def test_rows_decide_one_by_one(tiny_models: Callable[[str], Path], shape: str) -> None:
+    session = open_file(tiny_models(shape))
     feed = batch(rows=40)
     together = run(session, feed)
     for size in (1, 2, 7):
@@ -113,8 +113,8 @@ def test_rows_without_tokens_and_masks_of_other_numbers(folder: Path) -> None:
 
 @pytest.mark.parametrize(("name", "theta"), [("model_full", None), ("model_leap", -1.0)])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_fixed_depths(toys: Callable[[str], Path], shape: str, name: str, theta: float | None) -> None:
-    folder, feed = toys(shape), batch()
+def test_fixed_depths(tiny_models: Callable[[str], Path], shape: str, name: str, theta: float | None) -> None:
+    folder, feed = tiny_models(shape), batch()
     found = run(open_file(folder, name), feed)
     assert_same(found, in_torch(folder, feed, exit_threshold=theta), feed["attention_mask"])
     assert set(found) == {"last_hidden_state", "sentence_embedding"}
@@ -149,8 +149,8 @@ def test_files_and_weights_once(folder: Path) -> None:
     assert sizes["model"] < sizes["model_full"] + 10_000
 
 
-def test_no_threshold_in_the_config_is_full_depth(export_toy: Callable[..., Path]) -> None:
-    folder = export_toy(landing_layer=5, min_exit_layer=1, max_exit_layer=1, exit_threshold=None)
+def test_no_threshold_in_the_config_is_full_depth(export_tiny: Callable[..., Path]) -> None:
+    folder = export_tiny(landing_layer=5, min_exit_layer=1, max_exit_layer=1, exit_threshold=None)
     feed = batch()
     found = run(open_file(folder), feed)
     assert set(found["exit_layer"]) == {6}
@@ -158,8 +158,8 @@ def test_no_threshold_in_the_config_is_full_depth(export_toy: Callable[..., Path
     assert set(leapt["exit_layer"]) == {1}
 
 
-def test_a_list_of_thresholds_may_leave_one_test(export_toy: Callable[..., Path]) -> None:
-    folder = export_toy(
+def test_a_list_of_thresholds_may_leave_one_test(export_tiny: Callable[..., Path]) -> None:
+    folder = export_tiny(
         landing_layer=6, exit_threshold=[None, -1.0, None, None, None, None], min_exit_layer=1
     )
     assert set(run(open_file(folder), batch())["exit_layer"]) == {2}

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import eval_toys
 import pytest
+import tiny_data
 
 from leap.errors import UsageError
 from leap.text.sets import load_retrieval, load_sts
@@ -19,7 +19,7 @@ def no_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_csv_by_path(tmp_path: Path) -> None:
-    data = load_sts(str(eval_toys.write_pairs(tmp_path / "pairs.csv")))
+    data = load_sts(str(tiny_data.write_pairs(tmp_path / "pairs.csv")))
     assert (data.name, len(data.first), data.second[2], data.scores[5]) == (
         "pairs",
         6,
@@ -30,7 +30,7 @@ def test_csv_by_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["stsb", "sts/stsb"])
 def test_short_name_under_leap_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    eval_toys.write_pairs(tmp_path / place / "validation.csv")
+    tiny_data.write_pairs(tmp_path / place / "validation.csv")
     monkeypatch.setenv("LEAP_DATA", str(tmp_path))
     assert load_sts("stsb", "validation").name == "stsb/validation"
 
@@ -39,9 +39,9 @@ def test_the_hubs_pairs_have_the_checksum_of_the_local_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_root: None
 ) -> None:
     rows = {
-        column: [pair[at] for pair in eval_toys.PAIRS] for at, column in enumerate(("sentence1", "sentence2"))
+        column: [pair[at] for pair in tiny_data.PAIRS] for at, column in enumerate(("sentence1", "sentence2"))
     }
-    rows["score"] = [pair[2] for pair in eval_toys.PAIRS]
+    rows["score"] = [pair[2] for pair in tiny_data.PAIRS]
     asked = []
 
     def hub(*args: Any, **options: Any) -> datasets.Dataset:
@@ -50,7 +50,7 @@ def test_the_hubs_pairs_have_the_checksum_of_the_local_ones(
 
     monkeypatch.setattr("leap.text.hub.load_dataset", hub)
     remote = load_sts("stsb", "test")
-    local = load_sts(str(eval_toys.write_pairs(tmp_path / "pairs.csv")))
+    local = load_sts(str(tiny_data.write_pairs(tmp_path / "pairs.csv")))
     assert asked == [("mteb/stsbenchmark-sts", None, {"split": "test", "streaming": False, "revision": None})]
     assert remote.sha256 == local.sha256
 
@@ -91,8 +91,8 @@ def test_a_missing_csv_a_missing_root_and_a_missing_hub_are_named(
 
 
 def test_beir_folder(tmp_path: Path) -> None:
-    data = load_retrieval(str(eval_toys.write_beir(tmp_path / "toy")))
-    assert data.name == "toy/test"
+    data = load_retrieval(str(tiny_data.write_beir(tmp_path / "tiny")))
+    assert data.name == "tiny/test"
     assert data.documents == {
         "d1": "cat a cat sat on the mat",
         "d2": "a dog ran in the rain",  # no space before it, where there is no title
@@ -104,14 +104,14 @@ def test_beir_folder(tmp_path: Path) -> None:
 
 
 def test_beir_short_name_and_plain_jsonl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = eval_toys.write_beir(tmp_path / "beir" / "toy")
+    folder = tiny_data.write_beir(tmp_path / "beir" / "tiny")
     monkeypatch.setenv("LEAP_DATA", str(tmp_path))
-    packed = load_retrieval("toy")
+    packed = load_retrieval("tiny")
     for name in ("corpus", "queries"):
         path = folder / f"{name}.jsonl.gz"
         (folder / f"{name}.jsonl").write_bytes(gzip.decompress(path.read_bytes()))
         path.unlink()
-    assert load_retrieval("toy") == packed
+    assert load_retrieval("tiny") == packed
 
 
 def test_beir_from_the_hub_has_the_checksum_of_the_folder(
@@ -119,7 +119,7 @@ def test_beir_from_the_hub_has_the_checksum_of_the_folder(
 ) -> None:
     """The Hub's form: `corpus` and `queries` as configs of one repository, judgements in a second one."""
     repository, judgements = tmp_path / "hub" / "scifact", tmp_path / "hub" / "scifact-qrels"
-    for name, rows in (("corpus", eval_toys.CORPUS), ("queries", eval_toys.QUERIES)):
+    for name, rows in (("corpus", tiny_data.CORPUS), ("queries", tiny_data.QUERIES)):
         (repository / name).mkdir(parents=True)
         (repository / name / f"{name}-0.jsonl").write_text("\n".join(map(json.dumps, rows)))
     configs = "\n".join(
@@ -128,7 +128,7 @@ def test_beir_from_the_hub_has_the_checksum_of_the_folder(
     )
     (repository / "README.md").write_text(f"---\nconfigs:\n{configs}\n---\n")
     judgements.mkdir()
-    lines = ["query-id\tcorpus-id\tscore", *("\t".join(map(str, row)) for row in eval_toys.QRELS)]
+    lines = ["query-id\tcorpus-id\tscore", *("\t".join(map(str, row)) for row in tiny_data.QRELS)]
     (judgements / "test.tsv").write_text("\n".join(lines))
 
     def hub(name: str, *args: Any, **options: Any) -> datasets.Dataset:
@@ -138,11 +138,11 @@ def test_beir_from_the_hub_has_the_checksum_of_the_folder(
     monkeypatch.setattr("leap.text.hub.load_dataset", hub)
     remote = load_retrieval("scifact")
     assert remote.name == "scifact/test"
-    assert remote.sha256 == load_retrieval(str(eval_toys.write_beir(tmp_path / "toy"))).sha256
+    assert remote.sha256 == load_retrieval(str(tiny_data.write_beir(tmp_path / "tiny"))).sha256
 
 
 def test_a_folder_that_is_not_beirs_is_refused(tmp_path: Path) -> None:
-    folder = eval_toys.write_beir(tmp_path / "toy")
+    folder = tiny_data.write_beir(tmp_path / "tiny")
     with pytest.raises(UsageError, match=r"^--split: there is no file .*dev\.tsv"):
         load_retrieval(str(folder), "dev")
     (folder / "corpus.jsonl.gz").rename(tmp_path / "elsewhere")
@@ -172,7 +172,7 @@ def test_a_folder_that_is_not_beirs_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_what_beir_files_would_lose_is_named(tmp_path: Path, name: str, line: str, said: str) -> None:
-    folder = eval_toys.write_beir(tmp_path / "toy")
+    folder = tiny_data.write_beir(tmp_path / "tiny")
     for packed in list(folder.glob("*.gz")):
         packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
         packed.unlink()
@@ -184,8 +184,8 @@ def test_what_beir_files_would_lose_is_named(tmp_path: Path, name: str, line: st
 
 
 def test_beir_nulls_and_whole_gains(tmp_path: Path) -> None:
-    folder = eval_toys.write_beir(tmp_path / "toy")
-    documents = [*eval_toys.CORPUS, {"_id": "007", "title": "a title", "text": None}, {"_id": 7, "text": ""}]
+    folder = tiny_data.write_beir(tmp_path / "tiny")
+    documents = [*tiny_data.CORPUS, {"_id": "007", "title": "a title", "text": None}, {"_id": 7, "text": ""}]
     lines = "".join(json.dumps(row) + "\n" for row in documents)
     (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\t007\t1.0\nq1\t7\t2\n")

@@ -4,8 +4,8 @@ import gzip
 import json
 from pathlib import Path
 
-import eval_toys
 import pytest
+import tiny_data
 
 from leap.errors import UsageError
 from leap.text.samples import load_texts_or_pairs, texts_of
@@ -26,8 +26,8 @@ def test_the_same_texts_in_every_form(tmp_path: Path) -> None:
 
 
 def test_pairs_give_all_first_sentences_and_then_all_second_ones(tmp_path: Path) -> None:
-    data = load_texts_or_pairs(str(eval_toys.write_pairs(tmp_path / "pairs.csv")))
-    assert texts_of(data) == [pair[0] for pair in eval_toys.PAIRS] + [pair[1] for pair in eval_toys.PAIRS]
+    data = load_texts_or_pairs(str(tiny_data.write_pairs(tmp_path / "pairs.csv")))
+    assert texts_of(data) == [pair[0] for pair in tiny_data.PAIRS] + [pair[1] for pair in tiny_data.PAIRS]
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import gzip
 import json
 from pathlib import Path
 
-import eval_toys
 import pytest
+import tiny_data
 
 from leap.errors import UsageError
 from leap.text.pairs import load_pairs
@@ -13,9 +13,9 @@ from leap.text.pairs import load_pairs
 
 def test_pairs_of_both_kinds(tmp_path: Path) -> None:
     scored, together = tmp_path / "scored.csv.gz", tmp_path / "together.jsonl"
-    lines = ["sentence1,sentence2,score", *(f"{a},{b},{score}" for a, b, score in eval_toys.PAIRS)]
+    lines = ["sentence1,sentence2,score", *(f"{a},{b},{score}" for a, b, score in tiny_data.PAIRS)]
     scored.write_bytes(gzip.compress("\n".join(lines).encode()))
-    rows = [{"anchor": a, "positive": b, "id": 7} for a, b, _ in eval_toys.PAIRS]
+    rows = [{"anchor": a, "positive": b, "id": 7} for a, b, _ in tiny_data.PAIRS]
     together.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with_scores, without = load_pairs(scored), load_pairs(together)
     assert (len(with_scores), len(without)) == (6, 6)

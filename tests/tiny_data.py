@@ -1,4 +1,4 @@
-"""A toy checkpoint with a tokenizer, and toy data sets on disk, for the tests of eval/ and of the demo."""
+"""A tiny checkpoint with a tokenizer, and tiny data sets on disk, for the tests of eval/ and of the demo."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ WORDS = (
     "a the cat dog bird fish man woman sat ran sings plays guitar piano on under mat tree in rain sun".split()
 )
 
-# The cosines of successive layers of conftest's tiny model lie around it: toy texts leave at several layers.
+# The cosines of successive layers of conftest's tiny model lie around it: texts leave at several layers.
 RULE = {"exit_threshold": 0.5, "min_exit_layer": 2}
 # The released model's rule: one test, after layer 1, and who has converged lands in layer 5.
 LEAP_RULE = {"exit_threshold": 0.5655, "min_exit_layer": 1, "max_exit_layer": 1, "landing_layer": 5}
@@ -32,7 +32,7 @@ PAIRS = [
 ]
 
 
-def toy_tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer of whole words, in the form of BERT's."""
     vocabulary = {word: number for number, word in enumerate(SPECIAL + WORDS)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -49,10 +49,10 @@ def toy_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def save_toy(folder: Path, model: LeapModel) -> Path:
-    """Write `model` and the toy tokenizer as a checkpoint."""
+def save_tiny(folder: Path, model: LeapModel) -> Path:
+    """Write `model` and the tiny tokenizer as a checkpoint."""
     model.save_pretrained(folder)
-    toy_tokenizer().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
     return folder
 
 
