@@ -58,7 +58,6 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
         index: what is searched.
         name: of the model, for the reader.
     """
-    own, (lowest, highest) = make_rule(encoder), layer_range(encoder)
     landing = encoder.model.config.landing_layer
     then = f"skips to layer {landing}" if landing else "leaves the network"
     handlers = Handlers(encoder, index)
@@ -70,103 +69,99 @@ def build(encoder: Encoder, index: Index, name: str) -> gr.Blocks:
         )
         with gr.Row():
             with gr.Column(scale=2, min_width=SIDE):
-                texts = gr.Textbox(
-                    EXAMPLES, label="Texts, one a line", lines=7, max_lines=12, elem_id="texts"
-                )
-                rule = gr.Radio(
-                    [(f"{OWN}: {describe_rule(own)}", OWN), SET],
-                    value=OWN,
-                    label="Exit rule",
-                    elem_id="rule",
-                )
-                theta = gr.Slider(
-                    LOWEST,
-                    HIGHEST,
-                    value=own.theta if isinstance(own.theta, float) else 0.95,
-                    step=0.005,
-                    label="theta",
-                    info="lower: more texts skip layers",
-                    elem_id="theta",
-                )
-                first = gr.Slider(
-                    lowest,
-                    max(highest, lowest + 1),  # Gradio makes no slider of one value, not even a hidden one
-                    value=own.first_layer,
-                    step=1,
-                    label="l_min",
-                    info="the first layer at which a text is tested",
-                    elem_id="first",
-                    visible=lowest < highest,
-                )
-                encode = gr.Button("Encode", variant="primary", elem_id="encode")
+                texts, encode, *settings = _inputs(encoder)
             with gr.Column(scale=3, min_width=SIDE):
-                message = gr.Markdown(visible=False, elem_id="message")
-                with gr.Column(visible=False, elem_id="results") as results:
-                    summary = gr.Markdown(elem_id="summary")
-                    table = gr.Dataframe(
-                        headers=["", "text", "s", "skips", "layers", "cosine to full depth"],
-                        datatype=["number", "str", "str", "str", "number", "str"],
-                        column_widths=["8%", "36%", "13%", "13%", "14%", "16%"],
-                        interactive=False,
-                        wrap=True,
-                        max_height=560,
-                        show_label=False,
-                        elem_id="table",
-                    )
-                    curves = gr.Plot(show_label=False, elem_id="curves")
+                shown = _results()
         gr.Markdown(
             f"## Search the teacher's index\n{len(index.texts)} sentences, embedded by all-MiniLM-L6-v2. The "
             f"query is embedded by LEAP, under the exit rule above."
         )
-        with gr.Row(equal_height=True):
-            query = gr.Textbox("I forgot my login", label="Query", scale=4, max_lines=3, elem_id="query")
-            find = gr.Button("Search", scale=1, min_width=120, elem_id="find")
-        trouble = gr.Markdown(visible=False, elem_id="trouble")
-        hits = gr.Dataframe(
-            headers=["rank", "sentence", "cosine", f"rank by {index.judge}"],
-            datatype=["number", "str", "str", "number"],
-            column_widths=["13%", "49%", "18%", "20%"],
-            interactive=False,
-            wrap=True,
-            show_label=False,
-            elem_id="hits",
-        )
-        found = gr.Markdown(elem_id="found")
+        query, find, *answer = _search(index)
 
-        settings = [rule, theta, first]
-        shown = [message, results, summary, table, curves]
-        answer = [trouble, hits, found]
-        for slider in (theta, first):
+        rule, *sliders = settings
+        for slider in sliders:
             # Typed numbers are validated here: Gradio's own error would hide all results.
             slider.preprocess = lambda payload: payload
-        # Not on release, which the keyboard does not trigger; of a drag's changes the last one counts.
-        for slider in (theta, first):
             slider.input(lambda: SET, outputs=rule, show_progress="hidden", queue=False)
+        # Not on release, which the keyboard does not trigger; of a drag's changes the last one counts.
+        moved = [page.load, rule.change, *(slider.change for slider in sliders)]
         # One request at a time: two would distort each other's timing.
         alone: dict[str, Any] = {
             "concurrency_id": "model",
             "concurrency_limit": 1,
             "show_progress": "minimal",  # the full one hides what is there
+            "trigger_mode": "always_last",
+            "api_visibility": "private",
         }
-        gr.on(
-            [page.load, encode.click, theta.change, first.change, rule.change],
-            handlers.encode,
-            [texts, *settings],
-            shown,
-            trigger_mode="always_last",
-            api_visibility="private",
-            **alone,
-        )
-        gr.on(
-            [page.load, find.click, query.submit, theta.change, first.change, rule.change],
-            handlers.search,
-            [query, *settings],
-            answer,
-            trigger_mode="always_last",
-            api_visibility="private",
-            **alone,
-        )
+        gr.on([*moved, encode.click], handlers.encode, [texts, *settings], shown, **alone)
+        gr.on([*moved, find.click, query.submit], handlers.search, [query, *settings], answer, **alone)
     return page
+
+
+def _inputs(encoder: Encoder) -> list[Any]:
+    """The texts, the button, and the settings: which rule, theta, l_min."""
+    own, (lowest, highest) = make_rule(encoder), layer_range(encoder)
+    texts = gr.Textbox(EXAMPLES, label="Texts, one a line", lines=7, max_lines=12, elem_id="texts")
+    rule = gr.Radio(
+        [(f"{OWN}: {describe_rule(own)}", OWN), SET], value=OWN, label="Exit rule", elem_id="rule"
+    )
+    theta = gr.Slider(
+        LOWEST,
+        HIGHEST,
+        value=own.theta if isinstance(own.theta, float) else 0.95,
+        step=0.005,
+        label="theta",
+        info="lower: more texts skip layers",
+        elem_id="theta",
+    )
+    first = gr.Slider(
+        lowest,
+        max(highest, lowest + 1),  # Gradio makes no slider of one value, not even a hidden one
+        value=own.first_layer,
+        step=1,
+        label="l_min",
+        info="the first layer at which a text is tested",
+        elem_id="first",
+        visible=lowest < highest,
+    )
+    return [texts, gr.Button("Encode", variant="primary", elem_id="encode"), rule, theta, first]
+
+
+def _results() -> list[Any]:
+    """What `Handlers.encode` updates."""
+    message = gr.Markdown(visible=False, elem_id="message")
+    with gr.Column(visible=False, elem_id="results") as results:
+        summary = gr.Markdown(elem_id="summary")
+        table = gr.Dataframe(
+            headers=["", "text", "s", "skips", "layers", "cosine to full depth"],
+            datatype=["number", "str", "str", "str", "number", "str"],
+            column_widths=["8%", "36%", "13%", "13%", "14%", "16%"],
+            interactive=False,
+            wrap=True,
+            max_height=560,
+            show_label=False,
+            elem_id="table",
+        )
+        curves = gr.Plot(show_label=False, elem_id="curves")
+    return [message, results, summary, table, curves]
+
+
+def _search(index: Index) -> list[Any]:
+    """The query, the button, and what `Handlers.search` updates."""
+    with gr.Row(equal_height=True):
+        query = gr.Textbox("I forgot my login", label="Query", scale=4, max_lines=3, elem_id="query")
+        find = gr.Button("Search", scale=1, min_width=120, elem_id="find")
+    trouble = gr.Markdown(visible=False, elem_id="trouble")
+    hits = gr.Dataframe(
+        headers=["rank", "sentence", "cosine", f"rank by {index.judge}"],
+        datatype=["number", "str", "str", "number"],
+        column_widths=["13%", "49%", "18%", "20%"],
+        interactive=False,
+        wrap=True,
+        show_label=False,
+        elem_id="hits",
+    )
+    return [query, find, trouble, hits, gr.Markdown(elem_id="found")]
 
 
 class Handlers:
