@@ -6,12 +6,11 @@ The file has the columns anchor, positive (texts that belong together) or senten
 With --compare it is done a second time without L_exit, to show what that term is for.
 """
 
-import argparse
 import logging
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy as np
 from transformers.utils import logging as transformers_logging
 
 from eval.report import Report
-from leap.arguments import OneLineParser, check_writable, positive
+from leap.arguments import OptionsParser, check_at_least, check_writable, option
 from leap.distill.finetuning import FineTuning, finetune
 from leap.encode.encoder import Encoder, encode, find_model, load_encoder
 from leap.encode.exits import FloatArray, row_cosines, unit_vectors
@@ -35,68 +34,56 @@ from leap.text.sets import TextData, load_sts
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@dataclass(kw_only=True)
+class Options:
+    """The command line; what a field of `FineTuning` is called is passed on to it."""
+
+    model: str = option("folder or Hub id", str(ROOT))
+    data: str = option("pairs to train on: csv, json, jsonl, parquet (.gz too), or a set, such as stsb")
+    validation: str | None = option("pairs to score by; none: a tenth of --data, or a set's validation", None)
+    output_dir: Path = option("folder of the fine-tuned model")
+    exit_weight: float = option("weight of L_exit", FineTuning.exit_weight)
+    compare: bool = option("also fine-tune without L_exit, and show both", False)
+    epochs: float = option("passes over the pairs", FineTuning.epochs)
+    max_steps: int | None = option("steps at most; none: as the epochs have", None)
+    batch_size: int = option("pairs a step", FineTuning.batch_size)
+    learning_rate: float = option("its peak", FineTuning.learning_rate)
+    seed: int = option("of all that is drawn", FineTuning.seed)
+    device: str | None = option("torch's name of a device; none: the GPU where there is one", None)
+    output: Path | None = option("JSON file of the figures", None)
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "max_steps", "batch_size")
+        check_writable("--output", self.output)
+
+    def settings(self, exit_weight: float) -> FineTuning:
+        """Those of the training."""
+        names = [field.name for field in fields(FineTuning)]
+        return replace(FineTuning(**{name: getattr(self, name) for name in names}), exit_weight=exit_weight)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; the exit status: 0, or 2 with one line of error."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = make_parser()
-    args = parser.parse_args(argv)
+    parser = OptionsParser(Options, prog="finetune", description=__doc__.splitlines()[0])
     logging.getLogger("transformers").setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()  # of loading weights
     try:
-        check_writable("--output", args.output)
-        train, validation = load_data(args)
-        report = run(args, train, validation)
+        options = parser.parse(argv)
+        report = run(options, *load_data(options))
     except UsageError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     print(report.summary)
-    if args.output:
+    if options.output:
         content = report.to_json(["finetune", *argv])
         content["provenance"]["command"] = shlex.join(["python", "examples/finetune.py", *argv])
-        write_json(args.output, content)
-        print(f"written to {args.output}")
+        write_json(options.output, content)
+        print(f"written to {options.output}")
     return 0
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    defaults = FineTuning()
-    parser = OneLineParser(prog="finetune", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=str(ROOT), help="folder or Hub id (default: this repository)")
-    parser.add_argument(
-        "--data",
-        required=True,
-        help="pairs to train on: csv, json, jsonl, parquet (.gz too), or a set such as stsb, its train split",
-    )
-    parser.add_argument(
-        "--validation",
-        help="pairs to score by (default: a tenth of --data, held out; of a set its validation)",
-    )
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the fine-tuned model")
-    parser.add_argument(
-        "--exit_weight",
-        type=float,
-        default=defaults.exit_weight,
-        help="weight of L_exit (default: %(default)s)",
-    )
-    parser.add_argument("--compare", action="store_true", help="also fine-tune without L_exit, and show both")
-    parser.add_argument(
-        "--epochs", type=float, default=defaults.epochs, help="passes over the pairs (%(default)s)"
-    )
-    parser.add_argument("--max_steps", type=positive, help="steps at most (default: as the epochs have)")
-    parser.add_argument(
-        "--batch_size", type=positive, default=defaults.batch_size, help="pairs a step (%(default)s)"
-    )
-    parser.add_argument(
-        "--learning_rate", type=float, default=defaults.learning_rate, help="its peak (%(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="of all that is drawn (%(default)s)")
-    parser.add_argument("--device", help="torch's name of a device (default: the GPU where there is one)")
-    parser.add_argument("--output", type=Path, help="JSON file of the figures (default: none)")
-    return parser
-
-
-def load_data(args: argparse.Namespace) -> tuple[Pairs, Pairs]:
+def load_data(options: Options) -> tuple[Pairs, Pairs]:
     """Pairs to train on, and pairs to score by.
 
     Raises:
@@ -109,11 +96,11 @@ def load_data(args: argparse.Namespace) -> tuple[Pairs, Pairs]:
         found = load_sts(source, split, argument)
         return Pairs(found.name, found.first, found.second, found.scores)
 
-    train = load(args.data, "train", "--data")
-    if args.validation or not file_format(args.data):
-        validation = load(args.validation or args.data, "validation", "--validation")
+    train = load(options.data, "train", "--data")
+    if options.validation or not file_format(options.data):
+        validation = load(options.validation or options.data, "validation", "--validation")
     else:
-        train, validation = train.split(0.1, args.seed)
+        train, validation = train.split(0.1, options.seed)
     if (train.scores is None) != (validation.scores is None):
         raise UsageError("--validation: one of --data and --validation has scores, the other has none")
     if len(validation) < 2 or len(train) < 2:
@@ -121,44 +108,35 @@ def load_data(args: argparse.Namespace) -> tuple[Pairs, Pairs]:
     return train, validation
 
 
-def run(args: argparse.Namespace, train: Pairs, validation: Pairs) -> Report:
+def run(options: Options, train: Pairs, validation: Pairs) -> Report:
     """Fine-tune, with L_exit and on request without, and score before and after."""
-    source = find_model(args.model)
-    before = load_encoder(source, device=args.device)
-    if args.model == str(ROOT):
+    source = find_model(options.model)
+    before = load_encoder(source, device=options.device)
+    if options.model == str(ROOT):
         before = replace(before, name=".")  # a result says nothing of where this repository lies
     if before.model.config.exit_threshold is None:
         raise UsageError(
             "--model: it has no exit_threshold in its config: choose one by `python -m eval calibrate`"
         )
     encoders = {"before": before}
-    folders = {"L_exit": (args.output_dir, args.exit_weight)}
-    if args.compare:
-        without = args.output_dir.with_name(f"{args.output_dir.name}-without-exit-term")
+    folders = {"L_exit": (options.output_dir, options.exit_weight)}
+    if options.compare:
+        without = options.output_dir.with_name(f"{options.output_dir.name}-without-exit-term")
         folders["without L_exit"] = (without, 0.0)
     for name, (folder, weight) in folders.items():
-        settings = FineTuning(
-            weight, args.epochs, args.max_steps, args.batch_size, args.learning_rate, args.seed
-        )
-        loss = finetune(source, train, folder, settings, args.device)
+        loss = finetune(source, train, folder, options.settings(weight), options.device)
         print(f"{name}: loss {loss:.4f} at the end, saved to {folder}", flush=True)
-        encoders[name] = load_encoder(str(folder), trust_remote_code=True, device=args.device)
+        encoders[name] = load_encoder(str(folder), trust_remote_code=True, device=options.device)
     scores = {name: score(encoder, validation) for name, encoder in encoders.items()}
     figures = {
         "metric": "spearman" if validation.scores is not None else "accuracy",
         "train": {"name": train.name, "pairs": len(train), "sha256": train.sha256},
         "validation": {"name": validation.name, "pairs": len(validation)},
-        "settings": {
-            "exit_weight": args.exit_weight,
-            "epochs": args.epochs,
-            "max_steps": args.max_steps,
-            "batch_size": args.batch_size,
-            "learning_rate": args.learning_rate,
-        },
+        "settings": asdict(options.settings(options.exit_weight)),
         "models": scores,
     }
     data = TextData(validation.name, validation.sha256)
-    return Report(figures, summarise(figures), encoders, data, args.seed)
+    return Report(figures, summarise(figures), encoders, data, options.seed)
 
 
 def score(encoder: Encoder, pairs: Pairs) -> dict[str, Any]:

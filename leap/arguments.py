@@ -14,19 +14,15 @@ from leap.errors import UsageError
 PICTURES = (".png", ".svg", ".pdf")
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage before it that hides what is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print `message` and leave with status 2, as argparse does."""
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the arguments)\n")
-
-
-class OptionsParser(OneLineParser, HfArgumentParser):
+class OptionsParser(HfArgumentParser):
     """Reads a dataclass of options, its fields made by `option`, and nothing else, from a command line."""
 
     def __init__(self, options: type, **kwargs: Any) -> None:
         super().__init__(options, formatter_class=_DefaultsFormatter, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Print `message`, without the usage before it that hides what is wrong, and leave with status 2."""
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the arguments)\n")
 
     def parse(self, argv: Sequence[str] | None = None) -> Any:
         """The options given in `argv`; None: those of the process.
@@ -85,14 +81,6 @@ def threshold(text: str | float | None, argument: str = "--exit_threshold") -> f
         return float(text)
     except ValueError as error:
         raise UsageError(f"{argument}: must be a number, none or config, got {text!r}") from error
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1, as the type of an argument."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 def check_plots(paths: Sequence[Path]) -> None:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from leap.arguments import OneLineParser
 from leap.encode.encoder import Encoder, encode, load_encoder
 from leap.errors import UsageError
 from leap.files import atomic_write, checksum
@@ -125,7 +124,7 @@ def _unit(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Recompute the stored vectors; the exit status: 0, or 2 for a wrong argument."""
-    parser = OneLineParser(
+    parser = argparse.ArgumentParser(
         prog="python -m leap.page.search",
         description=__doc__.splitlines()[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

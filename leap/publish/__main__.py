@@ -9,17 +9,18 @@ card, config, weights and graphs are not of the same model and exit rule. `pytho
 whether the card is what results/ say. The login is that of `hf auth login` or HF_TOKEN.
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
-from leap.arguments import OneLineParser
+from leap.arguments import OptionsParser, option
 from leap.errors import UsageError
 from leap.folders import write_folder
 from leap.publish.checks import check_onnx, check_weights, read_card
@@ -28,79 +29,73 @@ from leap.publish.hub import check_name, check_push, push
 from leap.publish.leap_depth import write_leap_depth
 
 
+@dataclass(kw_only=True)
+class Options:
+    """The command line."""
+
+    repository: str = option("OWNER/NAME on the Hub; made where there is none")
+    folder: Path = option("the tree to release", Path("."))
+    dry_run: bool = option("check and list everything; no login, no upload", False)
+    depth: Literal["exit", "leap"] = option("leap: the leap path alone, as a plain BERT", "exit")
+    without_onnx: bool = option("release no ONNX graphs", False)
+    output: Path | None = option("folder to keep the Hub's folder in, replaced; none: it is not kept", None)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status: 0, or 2 with one line that says what is wrong.
 
     Args:
         argv: the arguments; None: those of the process.
     """
-    args = _parser().parse_args(argv)
+    parser = OptionsParser(Options, prog="python -m leap.publish", description=__doc__.splitlines()[0])
+    options = parser.parse(argv)
     transformers_logging.disable_progress_bar()
     hub_logging.set_verbosity_error()  # it logs every attempt with its signed URL
     try:
-        _publish(args)
+        _publish(options)
     except UsageError as error:
-        print(f"python -m leap.publish: error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="python -m leap.publish", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--repository", required=True, metavar="OWNER/NAME", help="on the Hub; made where there is none"
-    )
-    parser.add_argument(
-        "--folder", type=Path, default=Path("."), help="the tree to release (default: this folder)"
-    )
-    parser.add_argument(
-        "--dry_run", "--dry-run", action="store_true", help="check and list everything; no login, no upload"
-    )
-    parser.add_argument(
-        "--depth", choices=["exit", "leap"], default="exit", help="leap: the leap path alone, as a plain BERT"
-    )
-    parser.add_argument("--without_onnx", action="store_true", help="release no ONNX graphs")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep the Hub's folder here, replaced")
-    return parser
-
-
-def _publish(args: argparse.Namespace) -> None:
+def _publish(options: Options) -> None:
     """All steps, cheap checks first.
 
     Raises:
         UsageError: something is missing or disagrees, or the Hub refuses.
     """
-    if not args.folder.is_dir():
-        raise UsageError(f"--folder: there is no folder {str(args.folder)!r}: give the one to release")
-    _check_output(args.output)
-    if args.dry_run:
-        check_name(args.repository, "--repository")
+    if not options.folder.is_dir():
+        raise UsageError(f"--folder: there is no folder {str(options.folder)!r}: give the one to release")
+    _check_output(options.output)
+    if options.dry_run:
+        check_name(options.repository, "--repository")
     else:
-        check_push(args.repository, "--repository")
-    if args.depth == "leap":
-        _release(args, lambda folder: write_leap_depth(args.folder, folder, args.repository))
+        check_push(options.repository, "--repository")
+    if options.depth == "leap":
+        _release(options, lambda folder: write_leap_depth(options.folder, folder, options.repository))
         return
-    check_required(args.folder)
-    card, measured = read_card(args.folder, args.repository)
-    files = collect(args.folder, card, with_onnx=not args.without_onnx)
-    check_weights(args.folder, measured)
-    if not args.without_onnx:
-        check_onnx(args.folder)
+    check_required(options.folder)
+    card, measured = read_card(options.folder, options.repository)
+    files = collect(options.folder, card, with_onnx=not options.without_onnx)
+    check_weights(options.folder, measured)
+    if not options.without_onnx:
+        check_onnx(options.folder)
 
-    _release(args, lambda folder: write(folder, files, {"README.md": card}))
+    _release(options, lambda folder: write(folder, files, {"README.md": card}))
 
 
-def _release(args: argparse.Namespace, build: Callable[[Path], list[File]]) -> None:
+def _release(options: Options, build: Callable[[Path], list[File]]) -> None:
     """Build the folder of the Hub, list it and send it."""
-    with _folder(args.output) as folder:
+    with _folder(options.output) as folder:
         released = build(Path(folder))
         print(listing(released))
-        if args.dry_run:
-            print(f"--dry_run: nothing was sent to {args.repository}")
+        if options.dry_run:
+            print(f"--dry_run: nothing was sent to {options.repository}")
             return
         remedy = "it is as it was, or has all of this: publish again"
         commit = push(
-            Path(folder), args.repository, "--repository", remedy=remedy, message="Release", exact=True
+            Path(folder), options.repository, "--repository", remedy=remedy, message="Release", exact=True
         )
     print(f'{commit.commit_url}\nrevision="{commit.oid}"')
 

@@ -12,12 +12,12 @@ import random
 import re
 import sysconfig
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
+from leap.arguments import OptionsParser, check_writable, option
+from leap.errors import UsageError
 from leap.files import atomic_write
 from leap.text.holdout import held_out
 from leap.text.reading import TextSource, iterate_texts
@@ -32,14 +32,12 @@ CODE_CHARACTERS = range(60, 1200)  # of a block: shorter ones say nothing, longe
 class DeriveOptions:
     """Options of the command."""
 
-    data: list[str] = field(metadata={"help": "sentences: files, folders, globs, Hub data set ids"})
-    output: Path = field(metadata={"help": "JSONL file to write, with columns text and source"})
-    short: int = field(default=250_000, metadata={"help": "how many words, names and queries, a third each"})
-    code: int = field(default=60_000, metadata={"help": "how many blocks of Python source"})
-    exclude_sources: list[str] = field(
-        default_factory=list, metadata={"help": "leave out rows whose column `source` is one of these"}
-    )
-    seed: int = 0
+    data: list[str] = option("sentences: files, folders, globs, Hub data set ids")
+    output: Path = option("JSONL file to write, with columns text and source")
+    short: int = option("how many words, names and queries, a third each", 250_000)
+    code: int = option("how many blocks of Python source", 60_000)
+    exclude_sources: list[str] = option("leave out rows whose column `source` is one of these", [])
+    seed: int = option("of all that is drawn", 0)
 
 
 def short_texts(sentences: Iterable[str], rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -94,7 +92,20 @@ def derive(sentences: Iterable[str], library: Path, options: DeriveOptions) -> I
 
 def main() -> None:
     """Read the options, write the file."""
-    (options,) = HfArgumentParser(DeriveOptions).parse_args_into_dataclasses()
+    name = "python -m leap.text.derived"
+    try:
+        write(OptionsParser(DeriveOptions, prog=name, description=__doc__.splitlines()[0]).parse())
+    except UsageError as error:
+        raise SystemExit(f"{name}: error: {error}") from error
+
+
+def write(options: DeriveOptions) -> None:
+    """Derive the texts and write them.
+
+    Raises:
+        UsageError: a source cannot be read as it is, or the file cannot be written.
+    """
+    check_writable("--output", options.output)
     sources = [TextSource(name, exclude=tuple(options.exclude_sources)) for name in options.data]
     sentences = (text for source in sources for texts in iterate_texts(source, False) for text in texts)
     library = Path(sysconfig.get_path("stdlib"))
