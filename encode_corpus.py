@@ -31,7 +31,7 @@ NOT_IN_VECTORS = ("model", "revision", "device", "batch_size", "threads")  # nor
 
 @dataclass
 class Options:
-    """The command line; what a field of `TextEncoder` is called is passed on to it."""
+    """The command line; fields that `TextEncoder` has too are passed on to it."""
 
     input: list[str] = option("files, folders, globs, addresses like s3://bucket/docs, data sets on the Hub")
     output: Path = option("folder of the vectors; with --ray one that all machines see")
@@ -65,7 +65,7 @@ class Options:
 
 
 def encode(options: Options) -> str:
-    """The recipe; what to say at the end.
+    """Run the recipe; returns the closing message.
 
     Raises:
         UsageError: model, input, arguments and output folder do not go together.
@@ -100,7 +100,7 @@ def encode(options: Options) -> str:
 
 
 def encode_here(documents: Documents, encoder: TextEncoder, options: Options) -> None:
-    """Read, encode and write part after part; those that are there are read past."""
+    """Read, encode and write one part after another; parts already written are skipped."""
     done, progress = parts.done_parts(options.output), Progress()
     rows, step = documents.rows(progress), BATCHES * options.batch_size
     texts = layers = 0
@@ -126,7 +126,7 @@ def encode_here(documents: Documents, encoder: TextEncoder, options: Options) ->
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Everything from the command line to the last part."""
+    """Run from the command line to the last part."""
     parser = OptionsParser(Options, prog="encode_corpus.py", description=__doc__.splitlines()[0])
     try:
         print(encode(parser.parse(argv)))

@@ -95,7 +95,7 @@ def gather_with_gradient(rows: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """Everything from the command line to the finished model."""
+    """Run from the command line to the finished model."""
     options, objective = parse(__doc__.splitlines()[0])
     try:
         with ExitStack() as ends:  # what is closed before an error is reported

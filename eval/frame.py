@@ -1,4 +1,4 @@
-"""What all evaluations share: options of the command line, checks before the work, results on the disk.
+"""What all evaluations share: command-line options, checks before the work, results on disk.
 
 An evaluation is a module with a dataclass `Options`, made of the ones here; a function `run(options)` that
 returns a `Report`; and, if its options are `Drawn`, a function `draw(figures, *paths)` that draws the figures
@@ -20,7 +20,7 @@ MODEL_HELP = "folder, Hub id, or package:NAME for the folder model/ of an instal
 
 @dataclass(kw_only=True)
 class Options:
-    """Of every evaluation."""
+    """Options of every evaluation."""
 
     output: Path | None = option("JSON file to write; its folder is made", None)
 
@@ -35,7 +35,7 @@ class Options:
 
 @dataclass(kw_only=True)
 class OfModel(Options):
-    """Of an evaluation of a model in torch."""
+    """Options of an evaluation of a model in torch."""
 
     model: str = option(MODEL_HELP)
     device: str | None = option("torch's name of a device; otherwise the GPU where there is one", None)
@@ -55,7 +55,7 @@ class OfModel(Options):
 
 @dataclass(kw_only=True)
 class BesideTeacher(OfModel):
-    """Of an evaluation of a model beside the encoder that it was distilled from."""
+    """Options of an evaluation that compares a model with its teacher."""
 
     teacher: str = option("encoder whose vectors the model has to give; named as --model is")
 
@@ -71,7 +71,7 @@ class BesideTeacher(OfModel):
 
 @dataclass(kw_only=True)
 class Batched:
-    """Of an evaluation that does not choose its batches itself; comes before the other classes of options."""
+    """Options of an evaluation that does not choose its batches itself; precedes the other option classes."""
 
     batch_size: int = option("texts a forward pass", 64)
 
@@ -83,7 +83,7 @@ class Batched:
 
 @dataclass(kw_only=True)
 class Drawn:
-    """Of an evaluation that draws its figures; comes before the other classes of options."""
+    """Options of an evaluation that draws its figures; precedes the other option classes."""
 
     plot: list[Path] = option("pictures to write, .png, .svg or .pdf", [])
 

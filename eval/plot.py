@@ -34,7 +34,7 @@ def plot_peers(figures: dict[str, Any], title: str, *paths: Path) -> None:
 
 
 def _draw_quality(axes: Any, figures: dict[str, Any]) -> None:
-    """Draw Spearman over the median time of a text, one marker a library and variant."""
+    """Draw Spearman over the median time per text, one marker per library and variant."""
     scores = {(row["peer"], row["variant"]): row["spearman"] for row in figures["quality"]}
     kind, size = figures["texts"][0]["name"], min(row["batch_size"] for row in figures["rows"])
     rows = [row for row in figures["rows"] if (row["texts"], row["batch_size"]) == (kind, size)]
@@ -120,7 +120,7 @@ def _draw_speedups(axes: Any, figures: dict[str, Any]) -> None:
 
 
 def save(figure: Any, paths: Sequence[Path], bottom: float = 0.0) -> None:
-    """Write a figure to files, the ending of each saying of what kind, and close it.
+    """Write a figure to files, whose suffixes say in which formats, and close it.
 
     Args:
         figure: of matplotlib.

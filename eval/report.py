@@ -52,7 +52,7 @@ class Report:
     seed: int | None = None
 
     def to_json(self, command: Sequence[str]) -> dict[str, Any]:
-        """The content of a file in results/: the figures and all that they depend on.
+        """The content of a file in results/: the figures and everything they depend on.
 
         Args:
             command: NAME and its arguments, as given after `python -m eval`.
@@ -75,7 +75,7 @@ class Report:
 
 
 def rounded(figures: Any) -> Any:
-    """Figures, however nested, with floats of five decimals, for files of thousands of them."""
+    """Nested figures with floats rounded to five decimals, for large files."""
     if isinstance(figures, dict):
         return {key: rounded(value) for key, value in figures.items()}
     if isinstance(figures, list):
@@ -84,7 +84,7 @@ def rounded(figures: Any) -> Any:
 
 
 def _commit() -> str | None:
-    """The commit of this tree, "+" after it when files that git follows differ; None outside of git."""
+    """The commit of this tree, followed by "+" if tracked files differ; None outside git."""
     try:
         root = Path(__file__).parent
         commit, changed = (
@@ -120,7 +120,7 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """The processor's name where the system reports it, otherwise its architecture."""
+    """The processor's name if the system reports it, otherwise its architecture."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(kw_only=True)
 class Options:
-    """The command line; what a field of `FineTuning` is called is passed on to it."""
+    """The command line; fields that `FineTuning` has too are passed on to it."""
 
     model: str = option("folder or Hub id", str(ROOT))
     data: str = option("pairs to train on: csv, json, jsonl, parquet (.gz too), or a set, such as stsb")

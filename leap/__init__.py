@@ -1,4 +1,4 @@
-"""Sentence embeddings whose converged texts skip layers: `from leap import LeapEncoder`.
+"""Sentence embeddings in which converged texts skip layers: `from leap import LeapEncoder`.
 
 Nothing is imported before it is asked for: the encoder needs ONNX Runtime and no torch, training needs torch
 and no ONNX Runtime.

@@ -1,4 +1,4 @@
-"""Command lines: options as a dataclass, errors of one line, and checks before hours of work."""
+"""Command lines: options as a dataclass, one-line errors, and checks before hours of work."""
 
 import argparse
 import dataclasses
@@ -15,17 +15,17 @@ PICTURES = (".png", ".svg", ".pdf")
 
 
 class OptionsParser(HfArgumentParser):
-    """Reads a dataclass of options, its fields made by `option`, and nothing else, from a command line."""
+    """Parses a command line into a dataclass of options whose fields are made by `option`."""
 
     def __init__(self, options: type, **kwargs: Any) -> None:
         super().__init__(options, formatter_class=_DefaultsFormatter, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        """Print `message`, without the usage before it that hides what is wrong, and leave with status 2."""
+        """Print `message` without the usual usage text, and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {message} (--help lists the arguments)\n")
 
     def parse(self, argv: Sequence[str] | None = None) -> Any:
-        """The options given in `argv`; None: those of the process.
+        """The options given in `argv`; None: the arguments of the process.
 
         Raises:
             UsageError: what the dataclass itself finds wrong.
@@ -36,7 +36,7 @@ class OptionsParser(HfArgumentParser):
 
 
 class _DefaultsFormatter(argparse.HelpFormatter):
-    """Adds the default where there is one to speak of."""
+    """Appends the default to the help text, unless it is None, False or empty."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         nothing = (
@@ -54,7 +54,7 @@ def option(help: str, default: Any = dataclasses.MISSING) -> Any:
 
 
 def check_at_least(options: Any, low: float, *names: str) -> None:
-    """Raise a UsageError unless these fields, where they are not None, are at least `low`."""
+    """Raise a UsageError unless these fields are None or at least `low`."""
     for name in names:
         value = getattr(options, name)
         if value is not None and not value >= low:
@@ -62,7 +62,7 @@ def check_at_least(options: Any, low: float, *names: str) -> None:
 
 
 def check_share(options: Any, *names: str) -> None:
-    """Raise a UsageError unless these fields lie between 0 and 1, both left out."""
+    """Raise a UsageError unless these fields are strictly between 0 and 1."""
     for name in names:
         value = getattr(options, name)
         if not 0 < value < 1:
@@ -70,7 +70,7 @@ def check_share(options: Any, *names: str) -> None:
 
 
 def threshold(text: str | float | None, argument: str = "--exit_threshold") -> float | str | None:
-    """Theta as it is given on a command line: a number, "none" for full depth, or "config".
+    """Theta as given on a command line: a number, "none" for full depth, or "config".
 
     Raises:
         UsageError: none of these.
@@ -84,7 +84,7 @@ def threshold(text: str | float | None, argument: str = "--exit_threshold") -> f
 
 
 def check_plots(paths: Sequence[Path]) -> None:
-    """Find out before hours of work that pictures could not be drawn or written.
+    """Check before hours of work that pictures can be drawn and written.
 
     Raises:
         UsageError: as `check_writable`, an ending that names no kind of picture, or matplotlib is missing.
@@ -98,7 +98,7 @@ def check_plots(paths: Sequence[Path]) -> None:
 
 
 def check_writable(argument: str, path: Path | None) -> None:
-    """Find out before hours of work that a result could not be written at `path`.
+    """Check before hours of work that a result can be written to `path`.
 
     Raises:
         UsageError: it is a folder, or its folder can be neither made nor written to.

@@ -1,4 +1,4 @@
-"""What the Hub reads of the card: its YAML block and the files of .eval_results."""
+"""What the Hub reads from the card: its YAML block and the files of .eval_results."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -81,7 +81,7 @@ def _eval_result(result: Json, metric: tuple[str, ...], setting: str, value: flo
 
 
 def entries(results: Results) -> dict[str, str]:
-    """Files of .eval_results by name: benchmarks of the Hub, measured as they are, with the default rule.
+    """Files of .eval_results by name: benchmarks of the Hub, unmodified, measured with the default rule.
 
     Retrieval over the teacher's documents is left out: no other model's score is of that kind.
 

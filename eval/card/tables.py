@@ -1,4 +1,4 @@
-"""Markdown tables of figures, and what the sets that they are of are called."""
+"""Markdown tables of figures, and display names of evaluation sets."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ SETS = {
 
 
 def table(rows: Any, columns: Sequence[str]) -> str:
-    """A Markdown table; what is not there is left out, so that results of other versions still render.
+    """A Markdown table; missing figures are left out, so that results of other versions still render.
 
     Args:
         rows: dictionaries; a mapping of names to them where a column is `name`; one dictionary; or None.
@@ -50,7 +50,7 @@ def _column(column: str) -> tuple[str, str, str]:
 
 
 def find(row: Any, path: str) -> Any:
-    """The value at a path of keys and indices; None where it leads nowhere."""
+    """The value at a path of keys and indices; None if there is none."""
     for key in path.split(".") if path else ():
         if isinstance(row, Mapping):
             row = row.get(key)
@@ -75,17 +75,17 @@ def cell(value: Any, form: str = "") -> str:
 
 
 def interval(bounds: Sequence[float] | None) -> str:
-    """A 95 % interval behind its figure; nothing where it is not known."""
+    """A 95 % interval to follow its figure; empty if unknown."""
     return f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else ""
 
 
 def set_name(data: Mapping[str, str]) -> str:
-    """The name that people know a set by, from `data` of its result."""
+    """The usual name of a set, from `data` of its result."""
     return SETS.get(data["name"].partition("/")[0], (data["name"], None))[0]
 
 
 def hub_id(data: Mapping[str, str]) -> str | None:
-    """The set's id on the Hub; None where it is not there in this form."""
+    """The set's id on the Hub; None if it is not there in this form."""
     return SETS.get(data["name"].partition("/")[0], (None, None))[1]
 
 

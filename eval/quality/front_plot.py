@@ -1,4 +1,4 @@
-"""One picture of the front: error over cost on the mixed set, beside the rivals."""
+"""A picture of the front: error over cost on the mixed set, with the rivals."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ PANELS = {"mean": "mean", "p95": "95th percentile", "p99": "99th percentile"}
 
 
 def draw_front(figures: dict[str, Any], *paths: Path) -> None:
-    """Draw mean, p95 and p99 of the error over layers a text, of exits and of each rival there is.
+    """Draw mean, p95 and p99 of the error over layers per text, for exits and each available rival.
 
     Args:
         figures: of `eval.quality.front`.

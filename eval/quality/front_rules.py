@@ -83,5 +83,5 @@ def choose_bulk(paths: Paths, errors: FloatArray, default: Rule) -> tuple[Rule, 
 
 
 def leap_shares(rule: Rule, sets: Sequence[Paths]) -> list[float]:
-    """The share of texts that leap, of each set."""
+    """The share of texts that leap, for each set."""
     return [float((rule.taken(paths) < len(paths.layers)).mean()) for paths in sets]

@@ -57,7 +57,7 @@ def retrieval_scores(
     teacher: tuple[FloatArray, FloatArray],
     rule: Rule,
 ) -> dict[str, Any]:
-    """nDCG@10 over the documents as the teacher embedded them, and over the model's own.
+    """nDCG@10 over the teacher's document embeddings, and over the model's own.
 
     Args:
         data: Q queries, D documents, judgements.

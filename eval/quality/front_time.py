@@ -1,4 +1,4 @@
-"""Measured time of a rule, its ends and the rivals' encoders, in turns on the same texts."""
+"""Measured time of a rule, both fixed depths and the rivals' encoders, interleaved on the same texts."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ SAMPLES = {"one_at_a_time": 64, "batches": 512}  # texts
 def measure_time(
     encoders: dict[str, Encoder], rule: Rule, texts: list[str], *, rounds: int, batch_size: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Time of a text, tokenising included.
+    """Time per text, including tokenisation.
 
     Args:
         encoders: `model`, `teacher` and students, by role.

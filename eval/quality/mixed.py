@@ -1,4 +1,4 @@
-"""A mixed set of texts that training did not see, of seven kinds: what a rule has to tell apart in use.
+"""A mixed set of unseen texts of seven kinds, such as a rule has to tell apart in use.
 
 sentences, passages   held-out lines of the training data (`leap.text.holdout`)
 queries               of the retrieval sets
@@ -69,7 +69,7 @@ def mixed_texts(folder: Path, seed: int = 0, counts: dict[str, int] = COUNTS) ->
 def held_out_texts(
     folder: Path, count: int, seed: int = 0, leave_out: Collection[str] = frozenset()
 ) -> list[str]:
-    """Held-out training texts, sentences and passages as they come, drawn at random.
+    """Held-out training texts, a random draw from sentences and passages together.
 
     Args:
         folder: laid out as LEAP_DATA.
@@ -85,7 +85,7 @@ def held_out_texts(
 
 
 def draw(texts: Iterable[str], count: int, seed: int) -> list[str]:
-    """`count` of the texts, or all if there are fewer, each once, in a random order."""
+    """Up to `count` distinct texts, in random order."""
     distinct = list(dict.fromkeys(texts))
     return random.Random(seed).sample(distinct, min(count, len(distinct)))
 
@@ -108,7 +108,7 @@ def train_lines(folder: Path, kind: str) -> Iterator[str]:
 
 
 def code_blocks(seed: int) -> list[str]:
-    """Blocks of Python source, set off by blank lines, of some files of torch."""
+    """Blocks of Python source, separated by blank lines, from some files of torch."""
     root = Path(importlib.util.find_spec("torch").origin).parent
     files = random.Random(seed).sample(sorted(root.rglob("*.py")), FILES_OF_CODE)
     blocks = (block.strip("\n") for file in files for block in file.read_text(errors="replace").split("\n\n"))

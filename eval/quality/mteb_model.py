@@ -1,4 +1,4 @@
-"""LEAP as a model of mteb 2: importing this module registers it, with its exit threshold as an argument.
+"""LEAP as an mteb 2 model: importing this module registers it, with the exit threshold as an argument.
 
     import mteb
     import eval.quality.mteb_model
@@ -66,7 +66,7 @@ class LeapEncoder(AbsEncoder):
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        """What mteb knows of the model; it sets it after loading.
+        """What mteb knows about the model; mteb sets it after loading.
 
         The rule in force is among the facts of the experiment, which name the folder that mteb keeps results
         in: by itself mteb leaves out a None, and would take results of full depth for those of the default.
@@ -79,7 +79,7 @@ class LeapEncoder(AbsEncoder):
         self._meta = meta.model_copy(update={"experiment_kwargs": dict(meta.experiment_kwargs or {}) | rule})
 
     def encode(self, inputs: Any, *, batch_size: int = 64, **_: Any) -> FloatArray:
-        """Encode what mteb hands over.
+        """Encode the texts that mteb passes in.
 
         Args:
             inputs: batches, each a mapping with the list `text`.

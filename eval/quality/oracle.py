@@ -1,4 +1,4 @@
-"""What a row of a call must give, found otherwise: alone, unpadded, at full depth, through plain BertModel.
+"""What a row of a call must return, computed independently: alone, unpadded, at full depth, by BertModel.
 
 The exit rule is then applied to the embeddings of all layers, by code that shares nothing with the model's
 loop. Sums taken in another order differ in their last digits, so a cosine that comes as near to its
@@ -23,7 +23,7 @@ TOLERANCE = 1e-4  # of a component of an embedding or of a token's state; these 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a call's rows compare with the oracle.
+    """How the rows of a call compare with the oracle.
 
     Attributes:
         rows: of the call.
@@ -39,7 +39,7 @@ class Verdict:
 
 
 def plain_bert(model: LeapModel) -> BertModel:
-    """The model of transformers itself, of the same weights, which it shares."""
+    """The BertModel of transformers, sharing the same weights."""
     config = BertConfig(**model.config.to_dict())
     config._attn_implementation = model.config._attn_implementation
     bert = BertModel(config, add_pooling_layer=False)
@@ -48,7 +48,7 @@ def plain_bert(model: LeapModel) -> BertModel:
 
 
 def judge(bert: BertModel, model: LeapModel, call: Mapping[str, Any], output: LeapModelOutput) -> Verdict:
-    """Compare every row of a call with what the oracle says of it.
+    """Compare every row of a call with the oracle.
 
     Args:
         bert: `plain_bert(model)`.
@@ -120,7 +120,7 @@ def _landed(bert: BertModel, state: Tensor, landing: int | None, left: int, dept
 
 
 def _compare(output: LeapModelOutput, row: int, kept: Tensor, expected: int, wanted: Tensor) -> str | None:
-    """What is wrong with a row; None if nothing is."""
+    """What is wrong with a row; None if it is right."""
     if output.exit_layer[row] != expected:
         return f"row {row} left at layer {int(output.exit_layer[row])}, not {expected}"
     # Written so that NaN, which is below nothing, is wrong.

@@ -1,4 +1,4 @@
-"""Ways to spend layers on N texts, exits and rivals alike: what each costs and how far off it leaves them.
+"""Ways to spend layers on N texts, exits and rivals alike: their cost and their error.
 
 A policy gives each text one of several outcomes, each with an error and a cost in layers, by probabilities. A
 coin is such a policy, so its errors are known exactly and need no flips.
@@ -14,7 +14,7 @@ from leap.encode.metrics import STATISTICS, weighted_statistics
 
 @dataclass(frozen=True)
 class Policy:
-    """What N texts get and pay.
+    """The errors and costs of N texts.
 
     Attributes:
         errors: (N, K) error of each text under each of K outcomes.
@@ -27,7 +27,7 @@ class Policy:
     shares: FloatArray
 
     def cost(self, units: FloatArray) -> float:
-        """Mean cost of a text; `units` (N,): what one layer costs each of them, 1 or its tokens."""
+        """Mean cost per text; `units` (N,): the cost of one layer for each text, 1 or its tokens."""
         return float((units * (self.shares * self.layers).sum(axis=1)).mean())
 
     def statistics(self, counts: IntArray | None = None) -> FloatArray:
@@ -61,7 +61,7 @@ def chosen(errors: FloatArray, layers: IntArray, taken: IntArray) -> Policy:
 
 
 def coin(cheap: Policy, dear: Policy, budget: float, units: FloatArray) -> Policy:
-    """The mixture of two policies, the same for every text, that costs `budget`; the nearer one outside."""
+    """The mixture of two policies, alike for every text, that costs `budget`, or else the nearer policy."""
     low, high = cheap.cost(units), dear.cost(units)
     share = 0.0 if high <= low else float(np.clip((budget - low) / (high - low), 0, 1))
     return Policy(
@@ -72,7 +72,7 @@ def coin(cheap: Policy, dear: Policy, budget: float, units: FloatArray) -> Polic
 
 
 def by_order(cheap: Policy, dear: Policy, score: FloatArray, budget: float, units: FloatArray) -> Policy:
-    """The texts of the lowest score get the dear policy, as far as the budget goes; the last of them in part.
+    """Texts with the lowest scores get the expensive policy within the budget; the last one in part.
 
     Args:
         cheap: what the others get.
@@ -94,7 +94,7 @@ def by_order(cheap: Policy, dear: Policy, score: FloatArray, budget: float, unit
 
 
 def describe(policy: Policy, tokens: IntArray, counts: IntArray | None = None) -> dict[str, object]:
-    """A policy in figures.
+    """The figures of a policy.
 
     Args:
         policy: of N texts.

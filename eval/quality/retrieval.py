@@ -1,4 +1,4 @@
-"""Retrieval: nDCG@10 and Recall@100 with exits on either side, and over an index that the teacher made.
+"""Retrieval: nDCG@10 and Recall@100 with exits on either side, and over the teacher's index.
 
 python -m eval retrieval --model . --teacher sentence-transformers/all-MiniLM-L6-v2 --data scifact
 """
@@ -135,7 +135,7 @@ def evaluate_retrieval(
 def rank(
     queries: FloatArray, documents: FloatArray, query_ids: list[str], document_ids: list[str]
 ) -> dict[str, dict[str, float]]:
-    """The 100 nearest documents of every query by cosine, without the one that is the query itself.
+    """The 100 nearest documents to every query by cosine, excluding the query itself.
 
     Args:
         queries: (Q, H) vectors of any length.

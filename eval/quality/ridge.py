@@ -1,4 +1,4 @@
-"""How well a linear map of a model's state can tell closeness: what the exit rule is measured by."""
+"""How well a linear map of a model's state predicts closeness: the yardstick for the exit rule."""
 
 from dataclasses import dataclass
 

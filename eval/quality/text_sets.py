@@ -1,4 +1,4 @@
-"""The texts that `front` measures on, from one folder laid out as LEAP_DATA; all of them or a part."""
+"""The texts that `front` measures, from a folder laid out like LEAP_DATA; all or a part of them."""
 
 import os
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ MIXED = "mixed"
 
 
 def data_folder(given: Path | None, argument: str = "--data") -> Path:
-    """The folder of all data: the one given, or else the one that LEAP_DATA names.
+    """The folder of all data: the one given, otherwise LEAP_DATA.
 
     Raises:
         UsageError: there is none.
@@ -36,7 +36,7 @@ def data_folder(given: Path | None, argument: str = "--data") -> Path:
 
 @dataclass(frozen=True)
 class TextSet:
-    """Texts with a name.
+    """Named texts.
 
     Attributes:
         name: for reading.
@@ -107,7 +107,7 @@ def mixed_set(folder: Path, limit: int | None = None, seed: int = 0) -> TextSet:
 
 
 def _rows(count: int, limit: int | None) -> np.ndarray:
-    """Rows of a set in their order: all, or `limit` of them at random."""
+    """Rows of a set in order: all, or a random `limit` of them."""
     if limit is None or limit >= count:
         return np.arange(count)
     return np.sort(np.random.default_rng(0).choice(count, limit, replace=False))

@@ -91,7 +91,7 @@ def measure_cost(
 
 
 def extrapolate(run: dict[str, Any], texts: int = BILLION) -> dict[str, Any]:
-    """What so many texts would take, in proportion: `hours_on` so many machines, `bytes`, and in float16.
+    """Extrapolate in proportion: `hours_on` so many machines, `bytes`, and bytes in float16.
 
     Args:
         run: of `measure_cost`; a machine is what it ran on.

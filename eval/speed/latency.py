@@ -1,4 +1,4 @@
-"""Time of a batch at full depth and with exits, by batch size and length; the speedup reached and possible.
+"""Time per batch at full depth and with exits, by batch size and length; achieved and possible speedup.
 
     python -m eval latency --model . --batch_sizes 1 8 32 --lengths 16 64 --output results/latency.json
 
@@ -55,7 +55,7 @@ def evaluate_latency(
     rounds: int = 100,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Milliseconds of a batch, for each batch size and length, all variants in turns on the same texts.
+    """Milliseconds per batch for each batch size and length, all variants interleaved on the same texts.
 
     Args:
         encoder: the model.
@@ -211,7 +211,7 @@ def _measure(
 
 
 def _out_of_reach(encoder: Encoder, theta: ExitThreshold) -> list[float | None]:
-    """A threshold of 1, which layers' work does not let a text reach, wherever the rule has one."""
+    """A threshold of 1, which no text reaches, wherever the rule has one."""
     tested = encoder.model.config.exit_thresholds(theta)
     return [1.0 if layer in tested else None for layer in range(1, encoder.depth + 1)]
 

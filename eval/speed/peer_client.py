@@ -22,7 +22,7 @@ def missing_packages(peer: Peer) -> list[str]:
 
 
 class PeerProcess:
-    """A library in a process of its own, with its model loaded.
+    """A library in its own process, with its model loaded.
 
     A context manager: the process ends with the block.
 
@@ -99,7 +99,7 @@ class PeerProcess:
 
 
 def check_names(names: list[str]) -> None:
-    """Raise a UsageError for a name that no peer has."""
+    """Raise a UsageError for an unknown peer."""
     unknown = [name for name in names if name not in PEERS]
     if unknown:
         raise UsageError(f"--peers: there is no {unknown[0]!r}: choose of {', '.join(PEERS)}")

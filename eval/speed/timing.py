@@ -1,4 +1,4 @@
-"""What timings share: clocks that wait for the device, variants in turns, the model's loop step by step."""
+"""Shared by all timings: clocks that wait for the device, interleaving, the model's loop step by step."""
 
 import math
 import time
@@ -66,7 +66,7 @@ def timed_inference(model: LeapModel) -> Iterator[None]:
 
 
 def clock(device: torch.device) -> float:
-    """Now, in milliseconds, once all that was sent to the device is done."""
+    """The time in milliseconds, after all work queued on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() * 1000
@@ -82,7 +82,7 @@ def in_turns(
     seconds: float = math.inf,
     at_least: int = 1,
 ) -> tuple[dict[str, FloatArray], dict[str, list[Result]]]:
-    """Time variants of the same work A B A B, so that a change of the machine's speed meets them all.
+    """Time variants of the same work A B A B, so that changes in machine speed affect all of them.
 
     Args:
         variants: by name; each is called with the number of the round, from 0.
@@ -135,7 +135,7 @@ def tokenize(encoder: Encoder, texts: list[str], max_length: int | None = None) 
 
 
 def enter(model: LeapModel, batch: dict[str, Tensor]) -> _Batch:
-    """The batch before the first layer, as `LeapModel.forward` makes it; its methods are the model's steps.
+    """The batch before the first layer, as `LeapModel.forward` builds it; its methods are the model's steps.
 
     Args:
         model: the network.

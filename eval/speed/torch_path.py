@@ -1,4 +1,4 @@
-"""What torch adds around the layers: overhead of one text, what compaction costs and saves, `torch.compile`.
+"""The time around the layers in torch: overhead per text, cost and gain of compaction, `torch.compile`.
 
     python -m eval torch_path --model . --output results/torch-path-cpu.json
 
@@ -37,7 +37,7 @@ NO_ROW = 2.0  # a threshold that no cosine reaches
 
 
 class Recorded(nn.Module):
-    """In the place of a layer: gives `output`, (B, T, H), without work."""
+    """Stands in for a layer: returns `output`, (B, T, H), without computing anything."""
 
     output: Tensor
 
@@ -54,7 +54,7 @@ def without_layers(model: LeapModel) -> LeapModel:
 
 
 def play(bare: LeapModel, states: Sequence[Tensor]) -> None:
-    """Set what the layers of `without_layers` give: `states`, (B, T, H) each, one a layer."""
+    """Set the outputs of the layers of `without_layers`: `states`, one (B, T, H) per layer."""
     for layer, state in zip(bare.encoder.layer, states, strict=True):
         layer.output = state
 
@@ -135,7 +135,7 @@ def _steps(model: LeapModel, batches: Sequence[dict[str, Tensor]]) -> dict[str, 
 
 
 def measure_compaction(encoder: Encoder, texts: list[str], length: int, *, rounds: int) -> dict[str, Any]:
-    """What it costs to take rows out of a batch, beside what it saves in one layer.
+    """The cost of removing rows from a batch, and the time it saves per layer.
 
     Rows that leave save every layer that follows, all of the same work; after the last test it is one. So
     what pays here pays at every layer.
@@ -214,7 +214,7 @@ def _cost(times: dict[str, FloatArray], count: int) -> dict[str, Any]:
 
 
 def measure_compiled(encoder: Encoder, texts: Sequence[str], rule: dict[str, Any]) -> dict[str, Any]:
-    """Single texts with layers compiled one by one, beside the model as it is.
+    """Single texts with layers compiled one by one, against the model as it is.
 
     Args:
         encoder: the model.

@@ -1,4 +1,4 @@
-"""Do the fast ways to run the model give what the slow one gives: one text at a time, in torch.
+"""Do the fast ways to run the model agree with the slow one: one text at a time, in torch?
 
     python -m eval correctness --model . --output results/correctness.json
 
@@ -41,7 +41,7 @@ Rule = Mapping[str, Any]  # arguments of a call: none for the config's rule, or 
 
 @dataclass(frozen=True)
 class Reference:
-    """What one text at a time gives.
+    """The results of one text at a time.
 
     Attributes:
         encoding: of N texts, with the model's own exits.
@@ -92,7 +92,7 @@ def one_at_a_time(
 def in_company(
     encoder: Encoder, texts: Sequence[str], rule: Rule, batch_size: int, progress: str | None
 ) -> Encoding:
-    """Encode in batches whose rows were drawn at random among texts of like lengths."""
+    """Encode in batches of randomly drawn texts of similar lengths."""
     order = np.argsort([len(text) for text in texts], kind="stable")
     random = np.random.default_rng(SEED)
     for start in range(0, len(order), WINDOW):
@@ -109,7 +109,7 @@ def in_company(
 
 
 def compare(reference: Reference, found: Encoding) -> dict[str, Any]:
-    """Count the texts of a path that differ from the reference, those in the tie band apart."""
+    """Count the texts of a path that differ from the reference; those in the tie band separately."""
     expected = reference.encoding
     moved = found.exit_layers != expected.exit_layers
     difference = np.abs(found.embeddings - expected.embeddings).max(axis=1)
@@ -124,7 +124,7 @@ def compare(reference: Reference, found: Encoding) -> dict[str, Any]:
 
 
 def spread(reference: Reference, found: Encoding) -> dict[str, Any]:
-    """How far a path of other weights is: cosines to the reference, and exit layers later or earlier."""
+    """How far a path with other weights is: cosines to the reference, and exit layers later or earlier."""
     expected = reference.encoding
     cosines = row_cosines(found.embeddings.astype(float), expected.embeddings.astype(float))
     later = found.exit_layers - expected.exit_layers
@@ -142,7 +142,7 @@ def spread(reference: Reference, found: Encoding) -> dict[str, Any]:
 
 
 def load_texts(sources: Sequence[str], count: int) -> Texts:
-    """The first texts of several files, as many of each.
+    """The first texts of several files, the same number from each.
 
     Args:
         sources: txt, json, jsonl or parquet files (column `text`), also with .gz after it, or globs of them;
@@ -195,7 +195,7 @@ def measure(
     ways: Mapping[str, Way],
     teacher: FloatArray | None = None,
 ) -> dict[str, Any]:
-    """The figures of one exit rule: of one text at a time, and under `paths` of each way beside it.
+    """The figures of one exit rule: for one text at a time, and under `paths` for each way compared with it.
 
     Args:
         encoder: the model.

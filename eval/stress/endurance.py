@@ -1,4 +1,4 @@
-"""Hours of mixed batches from several threads at once: is memory flat, are vectors the same, is speed steady.
+"""Hours of mixed batches from several threads: is memory flat, are vectors stable, is speed steady?
 
     python -m eval endurance --model . --minutes 60 --output results/endurance.json
 
@@ -46,7 +46,7 @@ Encode = Callable[[Sequence[str], Mapping[str, Any]], Encoding]
 
 @dataclass
 class Course:
-    """What was seen of one run.
+    """What was observed in one run.
 
     Attributes:
         seconds: it lasted.
@@ -73,7 +73,7 @@ class Course:
         return min(int(now / self.seconds * PARTS), PARTS - 1)
 
     def figures(self) -> dict[str, Any]:
-        """As a result holds it, with what is promised and whether it was kept."""
+        """The figures of the result, with each promise and whether it was kept."""
         memory: list[list[int]] = [[] for _ in range(PARTS)]
         for now, size in self.memory:
             memory[self.part(now)].append(size)
@@ -179,7 +179,7 @@ def endure(encoders: Mapping[str, Encode], texts: Sequence[str], *, seconds: flo
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """So many threads of torch within a call, for as long as it lasts."""
+    """Set the number of torch threads within a call, and restore it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

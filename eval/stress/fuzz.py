@@ -33,7 +33,7 @@ SHOWN = 20  # failures that a result names
 
 @dataclass
 class Tally:
-    """Outcomes of the calls of one model, counted by kind of input."""
+    """Outcomes of calls to one model, counted by kind of input."""
 
     calls: Counter[str] = field(default_factory=Counter)
     right: Counter[str] = field(default_factory=Counter)
@@ -62,7 +62,7 @@ class Tally:
 
 
 def draw_kind(number: int) -> str:
-    """The kind of a call by its number: all kinds cyclically, slow ones once in `RARELY` calls."""
+    """The kind of a call by its number: all kinds in turn, slow ones once in `RARELY` calls."""
     if number % RARELY < len(LONG):
         return list(LONG)[number % RARELY]
     kinds = [*RIGHT, *WRONG]

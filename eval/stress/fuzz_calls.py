@@ -49,12 +49,12 @@ class Subject:
 
     @property
     def longest(self) -> int:
-        """Tokens that the model takes."""
+        """The most tokens that the model accepts."""
         return self.model.config.max_position_embeddings
 
     @property
     def vocabulary(self) -> int:
-        """Ids that the model takes."""
+        """The vocabulary size."""
         return self.model.config.vocab_size
 
 
@@ -76,7 +76,7 @@ def padded(subject: Subject, random: Random, left: bool = False) -> Call:
 
 
 def holes(subject: Subject, random: Random) -> Call:
-    """Padding anywhere; rows without any token among them."""
+    """Padding anywhere, including rows without any token."""
     found = ids(subject, random)
     return {"input_ids": found, "attention_mask": torch.from_numpy(random.integers(0, 2, tuple(found.shape)))}
 
@@ -89,7 +89,7 @@ def zero_rows(subject: Subject, random: Random) -> Call:
 
 
 def other_mask_type(subject: Subject, random: Random) -> Call:
-    """A mask of another type than int64, or none."""
+    """A mask of a type other than int64, or none."""
     call = padded(subject, random)
     kind = MASK_TYPES[random.integers(len(MASK_TYPES))]
     return call | {"attention_mask": call["attention_mask"].to(kind)}
@@ -123,7 +123,7 @@ def special_tokens(subject: Subject, random: Random) -> Call:
 
 
 def types_and_positions(subject: Subject, random: Random) -> Call:
-    """Token types and positions of the caller's, of each row or of all."""
+    """Token types and positions given by the caller, per row or shared."""
     call = padded(subject, random)
     shape = tuple(call["input_ids"].shape)
     shape = shape if random.random() < 0.5 else (1, shape[1])
@@ -210,7 +210,7 @@ def _one_of(values: tuple[Any, ...]) -> Callable[[Call, Subject, Random], Any]:
 
 
 def _one_id(low: int, high: int) -> Callable[[Call, Subject, Random], Tensor]:
-    """The ids with one of them `low` to `high` beyond the end of the vocabulary, or below 0."""
+    """The ids with one of them `low` to `high` past the end of the vocabulary, or below 0."""
 
     def change(call: Call, subject: Subject, random: Random) -> Tensor:
         found = call["input_ids"].clone()

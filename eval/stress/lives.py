@@ -143,7 +143,7 @@ def _run(program: str, arguments: list[str], log: str) -> None:
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Callable[[int], None] | None]:
-    """A file system of `size` bytes at `folder`, in memory; yields a function that resizes it.
+    """An in-memory file system of `size` bytes at `folder`; yields a function that resizes it.
 
     Yields None where this process may not mount one.
     """

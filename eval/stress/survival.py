@@ -1,4 +1,4 @@
-"""Kill training and corpus encoding at random moments, fill the disk, damage files; nothing may be lost.
+"""Kill training and corpus encoding at random moments, fill the disk, damage files: nothing may be lost.
 
 python -m eval survival --kills 20 --output results/survival.json
 

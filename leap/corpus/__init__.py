@@ -1,4 +1,4 @@
-"""What encode_corpus.py is made of: documents, an encoder that travels, the folder of vectors, Ray."""
+"""The parts of encode_corpus.py: documents, a picklable encoder, the folder of vectors, Ray."""
 
 from leap.corpus.encoder import Encoded, TextEncoder
 from leap.corpus.parts import Vectors, read_vectors

@@ -69,7 +69,7 @@ def _blocks(documents: Documents, file: TextSource, number: int, first: int) -> 
 
 
 class _Actor:
-    """An encoder with its model loaded, in a process of its own."""
+    """An encoder with its model loaded, in its own process."""
 
     def __init__(self, encoder: TextEncoder, dtype: str) -> None:
         self.encoder, self.dtype = encoder, dtype
@@ -81,7 +81,7 @@ class _Actor:
 
 
 def encode_on_ray(documents: Documents, encoder: TextEncoder, options: Any) -> None:
-    """Encode documents into parts, on from where an earlier run ended.
+    """Encode documents into parts, continuing where an earlier run ended.
 
     Args:
         documents: the input.

@@ -1,4 +1,4 @@
-"""The input of encode_corpus.py: an id and a text a row."""
+"""The input of encode_corpus.py: an id and a text per row."""
 
 import hashlib
 import os
@@ -30,7 +30,7 @@ class Documents:
     def find(
         cls, names: Sequence[str], split: str, text_columns: Sequence[str], id_column: str | None
     ) -> "Documents":
-        """The documents asked for; without an id column that of `_id` where the first row has one.
+        """The requested documents; without an id column, `_id` is used if the first row has it.
 
         Raises:
             UsageError: there is no such input, it has no rows, or not these columns.
@@ -49,7 +49,7 @@ class Documents:
 
     @property
     def columns(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Those to read, and the one that need not be there."""
+        """The columns to read, and the one that is optional."""
         return (*self.text_columns, *filter(None, [self.id_column])), () if self.id_column else ("_id",)
 
     def rows(
@@ -79,7 +79,7 @@ class Documents:
                 number += 1
 
     def identity(self) -> list[object]:
-        """What tells this input from another, as JSON values.
+        """What distinguishes this input from another, as JSON values.
 
         Of files their names, sizes and samples of their content, not their folder or date, so that a copy
         counts as the same. A data set on the Hub must not change while a run lasts.
@@ -88,7 +88,7 @@ class Documents:
         return [list(self.text_columns), self.id_column, self.sources[0].split, *sources]
 
     def refuse_output(self, output: Path) -> None:
-        """Raise a UsageError where what is written would be read as input."""
+        """Raise a UsageError if the output would be read as input."""
         output = output.resolve()
         for source in self.sources:
             folder = Path(source.name).expanduser()

@@ -1,4 +1,4 @@
-"""One encoder for every engine: it can be pickled, and loads its model where it is first called."""
+"""One encoder for every engine: it can be pickled, and loads its model on the first call."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -73,7 +73,7 @@ class TextEncoder:
         return found._replace(embeddings=unit_vectors(found.embeddings)) if self.normalize else found
 
     def resolved(self) -> "TextEncoder":
-        """This encoder with the model's local folder and a runtime that is not "auto"."""
+        """This encoder with the model's local folder and a definite runtime."""
         folder, runtime = find_model(self.model), self.runtime
         if not Path(folder).is_dir():
             from huggingface_hub import snapshot_download  # here: a local folder needs no cache
@@ -87,7 +87,7 @@ class TextEncoder:
         return replace(self, model=str(Path(folder).resolve()), revision=None, runtime=runtime)
 
     def model_sha256(self) -> str:
-        """Checksum of the files that the vectors depend on, of a resolved encoder."""
+        """Checksum of the files that the vectors depend on; for a resolved encoder."""
         digest = hashlib.sha256()
         names = ("config.json", "tokenizer.json", "sentence_bert_config.json", "*.safetensors")
         for path in sorted(path for name in names for path in Path(self.model).glob(name)):

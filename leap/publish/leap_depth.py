@@ -1,4 +1,4 @@
-"""The leap path as a model of its own: a plain BERT of few layers, for who may not run remote code.
+"""The leap path as a separate model: a plain BERT with few layers, for those who cannot run remote code.
 
 Its layers are those that a converged text runs, and every text runs them: no exit, no code of this project.
 """
@@ -107,13 +107,13 @@ def _config(root: Path, leap: Leap) -> dict[str, Any]:
 
 
 def _modules(root: Path) -> list[dict[str, Any]]:
-    """modules.json without the arguments of LEAP's forward, which BertModel has not."""
+    """modules.json without the arguments of LEAP's forward, which BertModel does not have."""
     modules = json.loads((root / "modules.json").read_text(encoding="utf-8"))
     return [{key: value for key, value in module.items() if key != "kwargs"} for module in modules]
 
 
 def _write_weights(source: Path, target: Path, leap: Leap) -> None:
-    """The embeddings and the path's layers, numbered anew."""
+    """The embeddings and the path's layers, renumbered."""
     numbers = {layer - 1: number for number, layer in enumerate(leap.path)}
     tensors = {}
     with safe_open(source, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""BERT's layers in ONNX, of the fused operators of ONNX Runtime.
+"""BERT's layers in ONNX, built from ONNX Runtime's fused operators.
 
 These are the operators that `onnxruntime.transformers.optimizer` puts in the place of what it recognises in
 an exported graph: MultiHeadAttention, SkipLayerNormalization and BiasGelu, domain com.microsoft. Written at
@@ -140,7 +140,7 @@ class Bert:
 
 
 def _multiply_by_blocks(graph: Graph, states: str, weight: FloatArray) -> str:
-    """With scales of its own for each block of inputs, of the weights and of each token."""
+    """With separate scales for each block of inputs, for the weights and for each token."""
     outputs, inputs = weight.shape
     size = next((size for size in BLOCK_SIZES if inputs % size == 0), None)
     if size is None:

@@ -1,4 +1,4 @@
-"""Texts to embeddings with the manners of sentence-transformers, on ONNX Runtime alone."""
+"""Texts to embeddings with the interface of sentence-transformers, on ONNX Runtime alone."""
 
 import math
 import os
@@ -41,7 +41,7 @@ class Embeddings(NamedTuple):
 
 
 class LeapEncoder:
-    """An encoder of sentences that may be called from several threads at once.
+    """A sentence encoder that may be called from several threads at once.
 
     It may be pickled, or be there when a process forks: the worker opens the model again, from the same
     folder.
@@ -168,7 +168,7 @@ class LeapEncoder:
         exit_threshold: ExitThreshold = "config",
         normalize_embeddings: bool = True,
     ) -> Iterator[Embeddings]:
-        """Encode texts without end, in bounded memory: blocks of up to 64 batches, in the order of the texts.
+        """Encode an unbounded stream of texts in bounded memory: blocks of up to 64 batches, in input order.
 
         Arguments and errors as `encode`; those of the arguments come at once, not with the first block.
         """
@@ -251,7 +251,7 @@ class LeapEncoder:
 
 
 def _open_tokenizer(folder: Path, config: dict[str, Any], max_length: int | None) -> Tokenizer:
-    """The tokenizer, set to cut texts and to pad none. Changing it later is not safe beside an encode."""
+    """The tokenizer, with truncation and without padding. Changing it during an encode is not thread-safe."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ValueError(f"{str(folder)!r} has no tokenizer.json: save its tokenizer in that format")

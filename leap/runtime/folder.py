@@ -49,7 +49,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def max_tokens(folder: Path, config: dict[str, Any]) -> int:
-    """Tokens a text is cut to, the special ones included: as it was published, else all it can take."""
+    """How many tokens a text is truncated to, special ones included: as published, or else the maximum."""
     # sentence-transformers keeps it in a file of its own, newer versions in the tokenizer's.
     lengths = [config["max_position_embeddings"]]
     for name, key in ((SENTENCE_CONFIG, "max_seq_length"), (TOKENIZER_CONFIG, "model_max_length")):

@@ -1,4 +1,4 @@
-"""The two forms of a file: with the exit inside, and of a fixed path through the layers.
+"""The two forms of a graph: with the exit inside, and with a fixed path through the layers.
 
 Both take `input_ids`, `attention_mask` (not 0: a token) and, if given, `token_type_ids`, all (B, T) int64,
 and give `last_hidden_state` (B, T, H) and `sentence_embedding` (B, H), its mean over tokens, not normalised.

@@ -1,4 +1,4 @@
-"""ONNX graphs, written a node a call."""
+"""ONNX graphs, built one node per call."""
 
 from collections.abc import Sequence
 from itertools import count
@@ -14,7 +14,7 @@ IR_VERSION = 8  # the oldest that opset 18 goes with: read by every ONNX Runtime
 
 
 class Graph:
-    """A graph that grows by a node a call; every call gives the name of what the node computes.
+    """A graph that grows by one node per call; every call returns the name of the node's output.
 
     Args:
         names: where names come from, shared with the graph around it: a name in the branch of an `If` may not
@@ -27,15 +27,15 @@ class Graph:
         self.initializers: list[TensorProto] = []
 
     def branch(self) -> "Graph":
-        """An empty graph to stand inside a node of this one."""
+        """An empty graph to be nested in a node of this one."""
         return Graph(self.names)
 
     def name(self, stem: str) -> str:
-        """A name that nothing else has."""
+        """A unique name."""
         return f"{stem}_{next(self.names)}"
 
     def constant(self, value: Any, dtype: Any = None, name: str | None = None) -> str:
-        """Put an array into the file."""
+        """Add an array as an initializer."""
         name = name or self.name("constant")
         array: NDArray[Any] = np.asarray(value, dtype, order="C")
         self.initializers.append(numpy_helper.from_array(array, name))
@@ -52,7 +52,7 @@ class Graph:
         return self.ops(kind, *inputs, outputs=1, domain=domain, **attributes)[0]
 
     def rename(self, value: str, name: str) -> None:
-        """Give what a node of this graph computes the name that a user asks for."""
+        """Rename the output of a node."""
         for node in self.nodes:
             for field in (node.input, node.output):
                 for position, found in enumerate(field):

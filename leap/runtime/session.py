@@ -28,7 +28,7 @@ def rule_of(config: Mapping[str, Any]) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, in hex, without all of it in memory."""
+    """Hex digest of a file, read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(2**20):

@@ -1,4 +1,4 @@
-"""What may be given as texts: everything else is refused by one line that names it."""
+"""Validation of texts: anything else is rejected with one line that names it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
@@ -28,7 +28,7 @@ def text_iterator(texts: Any) -> Iterator[Any]:
 
 
 def check_strings(texts: Iterable[Any], first: int = 0) -> None:
-    """Raise a TypeError that names the first of `texts` that is no string; they are counted from `first`."""
+    """Raise a TypeError that names the first of `texts` that is not a string; counted from `first`."""
     for number, text in enumerate(texts, first):
         if not isinstance(text, str):
             raise TypeError(f"texts[{number}] must be a string, got {type(text).__name__}: {_REMEDY}")

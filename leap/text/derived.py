@@ -41,7 +41,7 @@ class DeriveOptions:
 
 
 def short_texts(sentences: Iterable[str], rng: random.Random) -> Iterator[tuple[str, str]]:
-    """(kind, text): from each sentence a word, a name where it has one, and a query of 2 to 4 words.
+    """(kind, text): from each sentence a word, a name if it has one, and a query of 2 to 4 words.
 
     Args:
         sentences: to draw from.
@@ -61,7 +61,7 @@ def short_texts(sentences: Iterable[str], rng: random.Random) -> Iterator[tuple[
 
 
 def code_blocks(folder: Path, rng: random.Random) -> Iterator[str]:
-    """Runs of lines without an empty one from the Python files below a folder, files in random order."""
+    """Blocks of lines between empty lines, from the Python files below a folder, files in random order."""
     files = sorted(folder.rglob("*.py"))
     rng.shuffle(files)
     for file in files:
@@ -74,7 +74,7 @@ def code_blocks(folder: Path, rng: random.Random) -> Iterator[str]:
 
 
 def derive(sentences: Iterable[str], library: Path, options: DeriveOptions) -> Iterator[dict[str, str]]:
-    """Rows of text and source, no text twice, as many of each kind as the options say or as there are."""
+    """Rows of text and source without duplicates, up to the number of each kind that the options ask for."""
     rng = random.Random(options.seed)
     wanted = dict.fromkeys(("words", "names", "queries"), options.short // 3)
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""Which files a path, a folder, a glob or an address means."""
+"""Resolve a path, folder, glob or URL to files."""
 
 import glob
 import os
@@ -13,7 +13,7 @@ from leap.text.formats import file_format
 
 
 def local_files(name: str) -> list[str] | None:
-    """The files of a path, folder or glob, sorted; None where it looks like an id on the Hub."""
+    """The files of a path, folder or glob, sorted; None if it looks like a Hub id."""
     path = Path(name).expanduser()
     if path.is_file():
         return [str(path)]
@@ -31,7 +31,7 @@ def local_files(name: str) -> list[str] | None:
 
 
 def _pattern(path: Path) -> str:
-    """The glob, in which a folder that is there by its name, brackets and all, means itself."""
+    """The glob, in which an existing folder is taken literally, brackets included."""
     known = Path(path.anchor)
     rest = path.parts[1:] if path.anchor else path.parts
     pattern = path.anchor
@@ -42,7 +42,7 @@ def _pattern(path: Path) -> str:
 
 
 def remote_files(address: str, argument: str) -> list[str]:
-    """The files of an address that pyarrow knows, such as s3://bucket/folder, sorted."""
+    """The files at a URL that pyarrow can open, such as s3://bucket/folder, sorted."""
     try:
         filesystem, where = FileSystem.from_uri(address)
         info = filesystem.get_file_info(where)

@@ -1,4 +1,4 @@
-"""The rows of one file: txt, csv, json, jsonl or parquet, each also with .gz after it.
+"""The rows of one file: txt, csv, json, jsonl or parquet, each optionally with .gz.
 
 Rows are given as they are read, so memory does not grow with the file. Values keep their spelling: a number
 is the text of its literal, nothing is taken for a date or a missing value, and columns that nobody asked for
@@ -31,7 +31,7 @@ Rows = Iterator[tuple[int, Values]]  # with the line, or the row of a parquet fi
 
 
 class Number(str):
-    """The literal of a number, spelled as in the file."""
+    """A number literal, spelled as in the file."""
 
     __slots__ = ()
 
@@ -40,7 +40,7 @@ _JSON = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=Nu
 
 
 def file_format(path: str) -> str | None:
-    """The ending that says what a file holds, one of `FORMATS`; None for any other file."""
+    """The suffix that gives the file's format, one of `FORMATS`; None for any other file."""
     ending = os.path.splitext(path.removesuffix(".gz"))[1]
     return ending if ending in FORMATS else None
 
@@ -87,7 +87,7 @@ class OpenFile:
         return _with_columns(self._objects(kind == ".json"), columns, optional)
 
     def table(self, columns: Sequence[str] | None, optional: Sequence[str] = (), **dialect: Any) -> Rows:
-        """`rows` of a table with a header; `dialect` as the `csv` module has it, and CSV without any."""
+        """`rows` of a table with a header; `dialect` is one of the `csv` module's, None for plain CSV."""
         reader = csv.reader(self._lines(), strict=True, **dialect)
         header = next(reader, [])
         wanted = _wanted(header, columns, optional)
@@ -135,7 +135,7 @@ class OpenFile:
             yield self.line, {"text": line.removesuffix("\n").removesuffix("\r")}
 
     def _objects(self, maybe_array: bool) -> Iterator[tuple[int, Any]]:
-        """What stands in a line each, or in the one array that a .json file may be."""
+        """One object per line, or the elements of the single array that a .json file may be."""
         if maybe_array:
             start = without_mark(self._stream.read(64)).lstrip()
             self._stream.seek(0)
@@ -172,7 +172,7 @@ def _open(path: str) -> tuple[Any, int]:
 
 
 def _wanted(names: Sequence[str], columns: Sequence[str] | None, optional: Sequence[str]) -> list[str]:
-    """Which of the file's columns to read."""
+    """The columns of the file to read."""
     _all_there(names, columns or ())
     return list(dict.fromkeys([*(names if columns is None else columns), *set(optional).intersection(names)]))
 
@@ -186,7 +186,7 @@ def _all_there(names: Iterable[str], columns: Sequence[str]) -> None:
 def _with_columns(
     objects: Iterator[tuple[int, Any]], columns: Sequence[str] | None, optional: Sequence[str]
 ) -> Rows:
-    """The keys asked for of every object; the first rows together must have all of them."""
+    """The requested keys of every object; the first rows together must have all of them."""
     wanted = None if columns is None else dict.fromkeys([*columns, *optional])
     held: list[tuple[int, Values]] | None = []
     keys: dict[str, None] = {}

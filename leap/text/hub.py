@@ -53,7 +53,7 @@ def _value(value: object) -> object:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong at the bottom: `datasets` wraps the error of a reader in one that says little."""
+    """The underlying error: `datasets` wraps a reader's error in one that says little."""
     while isinstance(error, DatasetsError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.ENOSPC):

@@ -11,7 +11,7 @@ LITERAL = 16  # characters; longer than any word of JSON, such as -Infinity
 
 
 class FormatError(ValueError):
-    """A file is not what its ending says. The message tells what is wrong and the remedy, not the file."""
+    """A file is not in the format of its suffix. The message gives the problem and remedy, not the file."""
 
 
 class _Next(Enum):
@@ -21,7 +21,7 @@ class _Next(Enum):
 
 
 def without_mark(start: bytes) -> bytes:
-    """The first bytes of a file without the mark that some programs begin UTF-8 with.
+    """The first bytes of a file without the byte order mark that some programs put before UTF-8.
 
     Raises:
         FormatError: they begin as UTF-16 does.
@@ -34,7 +34,7 @@ def without_mark(start: bytes) -> bytes:
 def array_elements(
     read: Callable[[int], bytes], decode: Callable[[str, int], tuple[Any, int]]
 ) -> Iterator[tuple[int, Any]]:
-    """The objects in an array, each with the line it begins on, counted from 1.
+    """The objects of an array, each with the line it starts on, counted from 1.
 
     Args:
         read: the file's; what it gives begins with an array.

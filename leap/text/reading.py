@@ -28,7 +28,7 @@ DAMAGED = (OSError, EOFError, zlib.error, pa.ArrowException)  # what libraries r
 
 @dataclass
 class Progress:
-    """How far a source has been read.
+    """How much of a source has been read.
 
     Attributes:
         rows: that were read.
@@ -63,7 +63,7 @@ class TextSource:
     revision: str | None = None
 
     def files(self) -> list[str]:
-        """The files meant; empty when `name` is an id on the Hub.
+        """The files of the source; empty if `name` is a Hub id.
 
         Raises:
             UsageError: nothing readable is there, or files of several formats.
@@ -138,7 +138,7 @@ class TextSource:
 
 
 def iterate_texts(source: TextSource, streaming: bool = True) -> Iterator[list[str]]:
-    """Texts of the source in lists of `CHUNK`, the last one shorter, blank ones left out.
+    """The texts of the source in lists of `CHUNK`, the last one shorter, without blank texts.
 
     Args:
         source: each of whose text columns is a text of its own.
@@ -213,7 +213,7 @@ def read_files(
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong with a file, and what to do about it."""
+    """What is wrong with a file, and the remedy."""
     match error:
         case FormatError():
             return str(error)

@@ -1,4 +1,4 @@
-"""One row of a source: its text, id or number, or one line that says what it has in their place."""
+"""One row of a source: its text, id or number, or a one-line error that says what it has instead."""
 
 import math
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Row:
         return UsageError(f"{self.where} {self.number}: {message}")
 
     def text(self, column: str, *, required: bool = False) -> str:
-        """The column's text; null, or no such column in this row, is an empty one.
+        """The column's text; empty if it is null or missing in this row.
 
         Raises:
             UsageError: it holds something else, or it is blank though `required`.
@@ -53,7 +53,7 @@ class Row:
         return [self.text(column) for column in columns]
 
     def id(self, column: str) -> str:
-        """The column's text, or the literal of its number, as it is spelled.
+        """The column's text, or its number literal as spelled in the file.
 
         Raises:
             UsageError: there is none, or it is neither.

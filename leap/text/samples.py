@@ -1,4 +1,4 @@
-"""Texts to time or to diagnose a model with: a plain file of them, or the sentences of an STS set."""
+"""Texts to time or diagnose a model with: a plain text file, or the sentences of an STS set."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -50,7 +50,7 @@ class TextData:
 
 @dataclass(frozen=True)
 class StsData:
-    """N pairs of sentences with the similarity people gave them.
+    """N sentence pairs with human similarity scores.
 
     Attributes:
         name: what was asked for, with the split.
@@ -177,7 +177,7 @@ def _retrieval(
 
 
 def _by_id(rows: Iterable[Row]) -> dict[str, str]:
-    """Ids and texts, with the title before the text as BEIR has it: a space between, blanks around cut off.
+    """Ids and texts, with the title before the text as in BEIR: joined by a space, then stripped.
 
     Queries have no title, and are taken as they stand.
     """

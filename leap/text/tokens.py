@@ -1,4 +1,4 @@
-"""Texts to token ids, once: a memory-mapped cache that depends on all that the ids depend on."""
+"""Texts to token ids, once: a memory-mapped cache keyed by everything the ids depend on."""
 
 import hashlib
 import itertools
@@ -36,7 +36,7 @@ class TokenRows:
     def tokenize(
         cls, texts: Iterable[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> "TokenRows":
-        """Those of some texts.
+        """The token ids of some texts.
 
         Args:
             texts: lists of them, each tokenised at a time.
@@ -63,7 +63,7 @@ class TokenRows:
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Checksum of all that the ids of a text depend on, but the length it is cut to."""
+    """Checksum of everything the ids of a text depend on, except the truncation length."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     # What the last call asked for is in there too.
     settings = backend | {"truncation": tokenizer.truncation_side, "padding": None}
@@ -71,7 +71,7 @@ def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 class TokenCache(TokenRows):
-    """Memory-mapped token ids of all texts: start-up and memory do not grow with them.
+    """Memory-mapped token ids of all texts: start-up time and memory do not grow with their number.
 
     Args:
         folder: as `build` has written it.
@@ -93,7 +93,7 @@ class TokenCache(TokenRows):
         cache_dir: Path,
         streaming: bool = False,
     ) -> "TokenCache":
-        """The cache of the texts of some sources that are not held out, made whole or not at all.
+        """The cache of all texts of some sources that are not held out; built whole or not at all.
 
         Args:
             sources: the texts.
