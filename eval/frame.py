@@ -22,7 +22,7 @@ MODEL_HELP = "folder, Hub id, or package:NAME for the folder model/ of an instal
 class Options:
     """Options of every evaluation."""
 
-    output: Path | None = option("JSON file to write; its folder is made", None)
+    output: Path | None = option("JSON file to write; its folder is created", None)
 
     def __post_init__(self) -> None:
         """Check what can be checked before any work.
@@ -38,7 +38,7 @@ class OfModel(Options):
     """Options of an evaluation of a model in torch."""
 
     model: str = option(MODEL_HELP)
-    device: str | None = option("torch's name of a device; otherwise the GPU where there is one", None)
+    device: str | None = option("torch device; none: the GPU if there is one", None)
     trust_remote_code: bool = option(
         "run the modelling code that lies beside the checkpoint, not this tree's", False
     )
@@ -57,7 +57,7 @@ class OfModel(Options):
 class BesideTeacher(OfModel):
     """Options of an evaluation that compares a model with its teacher."""
 
-    teacher: str = option("encoder whose vectors the model has to give; named as --model is")
+    teacher: str = option("encoder whose vectors the model has to reproduce; given like --model")
 
     def __post_init__(self) -> None:
         """See `Options`."""
@@ -73,7 +73,7 @@ class BesideTeacher(OfModel):
 class Batched:
     """Options of an evaluation that does not choose its batches itself; precedes the other option classes."""
 
-    batch_size: int = option("texts a forward pass", 64)
+    batch_size: int = option("texts per forward pass", 64)
 
     def __post_init__(self) -> None:
         """See `Options`."""

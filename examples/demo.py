@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=str(ROOT), help="folder or Hub id (default: this repository)")
     parser.add_argument("--texts", help='texts, separated by "|" (default: a list of ten)')
-    parser.add_argument("--file", type=Path, help="a file with a text a line")
+    parser.add_argument("--file", type=Path, help="a file with one text per line")
     parser.add_argument("--exit_threshold", type=float, help="theta (default: the model's own)")
     args = parser.parse_args(argv)
     try:

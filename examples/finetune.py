@@ -45,11 +45,11 @@ class Options:
     exit_weight: float = option("weight of L_exit", FineTuning.exit_weight)
     compare: bool = option("also fine-tune without L_exit, and show both", False)
     epochs: float = option("passes over the pairs", FineTuning.epochs)
-    max_steps: int | None = option("steps at most; none: as the epochs have", None)
-    batch_size: int = option("pairs a step", FineTuning.batch_size)
-    learning_rate: float = option("its peak", FineTuning.learning_rate)
-    seed: int = option("of all that is drawn", FineTuning.seed)
-    device: str | None = option("torch's name of a device; none: the GPU where there is one", None)
+    max_steps: int | None = option("maximum number of steps; none: as many as the epochs have", None)
+    batch_size: int = option("pairs per step", FineTuning.batch_size)
+    learning_rate: float = option("peak learning rate", FineTuning.learning_rate)
+    seed: int = option("random seed", FineTuning.seed)
+    device: str | None = option("torch device; none: the GPU if there is one", None)
     output: Path | None = option("JSON file of the figures", None)
 
     def __post_init__(self) -> None:

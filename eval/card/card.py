@@ -102,7 +102,7 @@ class Options:
     """Options of this command."""
 
     folder: Path = option("the tree, with config.json and results/", Path("."))
-    check: bool = option("write nothing; status 1 where a file is stale", False)
+    check: bool = option("write nothing; exit with status 1 if a file is stale", False)
 
 
 def run(options: Options) -> Written:

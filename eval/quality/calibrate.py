@@ -48,12 +48,14 @@ class Options(Batched, BesideTeacher):
         "the folder LEAP_DATA, held_out or mixed"
     )
     split: str = option("split of a set of pairs", "test")
-    max_texts: int = option("texts at most, drawn at random", 10_000)
+    max_texts: int = option("most texts, drawn at random", 10_000)
     tau: float = option("the distance 1 - cos to the teacher that counts as too far", 0.1)
     alpha: float = option("bound on the share of texts further than tau", 0.05)
     delta: float = option("probability that the bound fails", 0.05)
-    resamples: int = option("repeat the certification so often on resamples, to check the promise", 1000)
-    seed: int = option("of all draws", 0)
+    resamples: int = option(
+        "number of resamples on which to repeat the certification, to check the promise", 1000
+    )
+    seed: int = option("random seed", 0)
     write: bool = option("write threshold and certificate into the model's config.json", False)
 
     def __post_init__(self) -> None:

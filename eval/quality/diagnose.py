@@ -32,11 +32,11 @@ class Options(Batched, OfModel):
         "texts (.txt, .jsonl, .json, .parquet, also .gz), or pairs: CSV, stsb, STS12 ... or a Hub id"
     )
     split: str = option("split of a set of pairs", "test")
-    max_texts: int = option("the first of a file of texts", 5000)
-    exit_threshold: str = option("theta asked about, or config for the model's own", "config")
+    max_texts: int = option("the first texts of a file", 5000)
+    exit_threshold: str = option("theta to examine, or config for the model's own", "config")
     timed_texts: int = option("texts that are timed, one at a time", 32)
-    rounds: int = option("timings of each", 5)
-    seed: int = option("of the draw of texts that are timed", 0)
+    rounds: int = option("number of timings of each", 5)
+    seed: int = option("random seed of the texts that are timed", 0)
 
     def __post_init__(self) -> None:
         """See `eval.frame.Options`."""

@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m eval.quality.mteb_model", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--exit_threshold", type=float, help="theta (default: the model's own)")
-    parser.add_argument("--source", help="folder to load from in the place of the Hub")
+    parser.add_argument("--source", help="folder to load from instead of the Hub")
     parser.add_argument("mteb", nargs=argparse.REMAINDER, help=f"as after `mteb`: run -m {NAME} -t TASK ...")
     args = parser.parse_args(argv)
     settings = {"exit_threshold": args.exit_threshold, "source": args.source}

@@ -39,7 +39,7 @@ class Options(Batched, OfModel):
 
     data: str = option("folder in BEIR's layout, a short name such as scifact, or a Hub id", "scifact")
     split: str = option("split of the judgements", "test")
-    teacher: str | None = option("encoder of an index that stays as it is; named as --model is", None)
+    teacher: str | None = option("encoder of an existing index; given like --model", None)
     exit_threshold: str = option("theta, none for full depth, or config for the model's own", "config")
     teacher_documents_only: bool = option(
         "only the settings over the teacher's documents: the others embed all documents anew", False

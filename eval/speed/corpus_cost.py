@@ -45,9 +45,9 @@ class Options(eval.frame.Options):
 
     model: str = option("as for encode_corpus.py", ".")
     data: str = option("texts, as for train_leap.py")
-    sizes: list[int] = option("numbers of texts", [10_000, 100_000, 1_000_000])
+    sizes: list[int] = option("corpus sizes in texts", [10_000, 100_000, 1_000_000])
     threads: int = option("of the process", os.cpu_count() or 1)
-    ray: bool = option("the largest size once more on a Ray of this machine, a worker a thread", False)
+    ray: bool = option("repeat the largest size on a local Ray, one worker per thread", False)
 
     def __post_init__(self) -> None:
         """See `eval.frame.Options`."""

@@ -35,8 +35,8 @@ SHORTEST = 3  # two special tokens and a word's
 class Options(OfTimedTexts):
     """Options of this evaluation."""
 
-    batch_sizes: list[int] = option("texts a batch", list(BATCH_SIZES))
-    lengths: list[int] = option("tokens a text, about", list(LENGTHS))
+    batch_sizes: list[int] = option("texts per batch", list(BATCH_SIZES))
+    lengths: list[int] = option("approximate tokens per text", list(LENGTHS))
     rounds: int = option("timed batches of each kind", 100)
 
     def __post_init__(self) -> None:

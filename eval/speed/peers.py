@@ -210,14 +210,14 @@ class Options(Drawn, BesideTeacher):
     split: str = option("split of the data", "test")
     passages: str = option("retrieval set whose documents are cut", "scifact")
     lengths: list[int] = option("tokens of the passages", list(LENGTHS))
-    batch_sizes: list[int] = option("texts a call", list(BATCH_SIZES))
-    peers: list[str] = option("which to compare", list(PEERS))
-    baseline: str = option("that ratios are to", BASELINE)
-    rounds: int = option("turns of each at a setting, at most", 40)
+    batch_sizes: list[int] = option("texts per call", list(BATCH_SIZES))
+    peers: list[str] = option("peers to compare", list(PEERS))
+    baseline: str = option("peer that ratios are relative to", BASELINE)
+    rounds: int = option("most turns of each library per setting", 40)
     seconds: float = option(f"of a setting, after which no turn but the first {LEAST_ROUNDS} begins", 60.0)
-    stream_seconds: float = option("of a turn of each library with the stream; 0: no stream", 2.0)
+    stream_seconds: float = option("seconds per turn of each library with the stream; 0: no stream", 2.0)
     threads: int = option("threads of each library", 2)
-    seed: int = option("of the order of texts", 0)
+    seed: int = option("random seed of the order of texts", 0)
 
     def __post_init__(self) -> None:
         """See `eval.frame.Options`."""

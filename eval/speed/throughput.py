@@ -60,7 +60,7 @@ class Options(OfModel):
 
     data: str = option("texts, as for train_leap.py")
     texts: int = option("how many of them", 2000)
-    batch_tokens: int = option("tokens a step", 3072)
+    batch_tokens: int = option("tokens per step", 3072)
     rounds: int = option("timed steps of each variant", 5)
     cache_dir: Path = option("as for train_leap.py", Path("~/.cache/leap"))
 

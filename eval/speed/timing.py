@@ -31,9 +31,9 @@ class OfTimedTexts(OfModel):
 
     data: str = option("texts (.txt, .jsonl ...), or pairs: CSV, stsb, STS12 ... or a Hub id", "stsb")
     split: str = option("split of a set of pairs", "test")
-    texts: int = option("the first of a file of texts", 20_000)
+    texts: int = option("the first texts of a file", 20_000)
     exit_threshold: str = option("theta, or config for the model's own", "config")
-    threads: int | None = option("threads of the CPU; otherwise torch's choice", None)
+    threads: int | None = option("CPU threads; none: torch's choice", None)
 
     def __post_init__(self) -> None:
         """See `eval.frame.Options`."""

@@ -256,7 +256,7 @@ def measure_compiled(encoder: Encoder, texts: Sequence[str], rule: dict[str, Any
 class Options(OfTimedTexts):
     """Options of this evaluation."""
 
-    lengths: list[int] = option("tokens a text of a batch, about", list(LENGTHS))
+    lengths: list[int] = option("approximate tokens per text of a batch", list(LENGTHS))
     rounds: int = option("single texts, each timed once", 200)
     compile: bool = option("also time layers compiled one by one, a minute or more", False)
 

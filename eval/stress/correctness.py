@@ -231,11 +231,11 @@ def measure(
 class Options(Batched, OfModel):
     """Options of this evaluation."""
 
-    batch_size: int = option("texts a forward pass", 32)
+    batch_size: int = option("texts per forward pass", 32)
     data: list[str] = option("text files or globs; otherwise train/ of LEAP_DATA", [])
     texts: int = option("how many", 20_000)
     paths: list[str] = option(f"of {', '.join(PATHS)}; those that cannot run are named", list(PATHS))
-    teacher: str | None = option("model whose vectors each path's error is told to", None)
+    teacher: str | None = option("model to whose vectors the error of each path is measured", None)
     thetas: list[float] = option("further thresholds to compare at", [])
 
     def __post_init__(self) -> None:

@@ -149,7 +149,7 @@ class Options(OfModel):
 
     calls: int = option("calls of the model", 5000)
     tiny_calls: int = option("calls of a tiny random model", 100_000)
-    seed: int = option("of everything drawn", 0)
+    seed: int = option("random seed", 0)
 
     def __post_init__(self) -> None:
         """See `eval.frame.Options`."""

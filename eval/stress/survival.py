@@ -374,10 +374,10 @@ def summary(figures: dict[str, Any]) -> str:
 class Options(Common):
     """Options of this evaluation."""
 
-    kills: int = option("kills of training, and as many of encoding", 20)
+    kills: int = option("number of kills of training, and of encoding", 20)
     steps: int = option("steps of a training run", 400)
     rows: int = option("rows of the corpus", 4000)
-    seed: int = option("of the moments", 0)
+    seed: int = option("random seed of the moments", 0)
 
     def __post_init__(self) -> None:
         """See `eval.frame.Options`."""

@@ -55,9 +55,9 @@ VARIANTS = {
 class Options(Trained):
     """Options of this study."""
 
-    data: Path | None = option("folder of evaluation sets, laid out as LEAP_DATA; none: LEAP_DATA", None)
-    variants: list[str] = option("which to train, by name; none: all", [])
-    max_texts: int | None = option("of each evaluation set; none: all", None)
+    data: Path | None = option("folder of evaluation sets, laid out like LEAP_DATA; none: LEAP_DATA", None)
+    variants: list[str] = option("variants to train; none: all", [])
+    max_texts: int | None = option("texts of each evaluation set; none: all", None)
 
     def __post_init__(self) -> None:
         """See `eval.frame.Options`."""

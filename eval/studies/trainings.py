@@ -26,10 +26,10 @@ class Trained(Options):
     teacher: str = option("folder, Hub id, or package:NAME, as for train_leap.py")
     texts: list[str] = option("texts to train on, as --data of train_leap.py")
     max_tokens: float = option("tokens that each run sees")
-    training: str = option("further arguments of train_leap.py for all runs, in quotes", "")
-    folder: Path = option("of the runs; what is done is kept", Path("runs/studies"))
+    training: str = option("further arguments of train_leap.py for all runs, quoted", "")
+    folder: Path = option("folder of the runs; finished ones are kept", Path("runs/studies"))
     seeds: list[int] = option("of the runs", [0])
-    device: str | None = option("torch's name of a device to evaluate on", None)
+    device: str | None = option("torch device to evaluate on", None)
 
     def __post_init__(self) -> None:
         """See `eval.frame.Options`."""

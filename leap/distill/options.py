@@ -21,7 +21,7 @@ from leap.text.reading import TextSource
 class TrainOptions:
     """What a run is (the same again is the same run), and below that how it goes about it."""
 
-    output_dir: Path = option("gets the model, and checkpoints/ meanwhile")
+    output_dir: Path = option("folder for the model and, during training, checkpoints/")
     preset: Literal["paper-l12"] | None = option(
         "other defaults for some options: paper-l12, the paper's protocol on 12 layers", None
     )
@@ -30,66 +30,66 @@ class TrainOptions:
         "Hub id, folder, or package:NAME for model/ in a Python package",
         "sentence-transformers/all-MiniLM-L6-v2",
     )
-    teacher_revision: str | None = option("commit of a teacher on the Hub; none: its newest", None)
+    teacher_revision: str | None = option("commit of a teacher on the Hub; none: the newest", None)
     student: str | None = option(
         "model of the teacher's width that the student starts from; none: the teacher", None
     )
-    student_revision: str | None = option("commit of a student on the Hub; none: its newest", None)
+    student_revision: str | None = option("commit of a student on the Hub; none: the newest", None)
     student_layers: str | None = option(
-        "one item a layer: N copies layer N, Na,Nf its two halves; such as 1,5,6; none: all in order", None
+        "one item per layer, such as 1,5,6: N copies layer N, Na,Nf are its two halves; none: all in order",
+        None,
     )
     landing_layer: int | None = option(
-        "layer that converged texts go on with; none: the last but one (paper: they leave the network)", None
+        "layer at which converged texts continue; none: the last but one (paper: they leave the network)",
+        None,
     )
     min_exit_layer: int | None = option(
-        "first layer that texts may leave at; none: 1 (paper: half of the layers)", None
+        "first layer at which texts may leave; none: 1 (paper: half of the layers)", None
     )
-    max_exit_layer: int | None = option("last layer that texts may leave at; none: 1 (paper: all)", None)
-    exit_threshold: float | None = option("written to the config; none: full depth", None)
+    max_exit_layer: int | None = option("last layer at which texts may leave; none: 1 (paper: all)", None)
+    exit_threshold: float | None = option("theta written to the config; none: full depth", None)
 
     data: list[str] = option(
         "Hub data set ids, or local files, folders or globs of json, jsonl, csv, txt, parquet (.gz too)",
         ["sentence-transformers/all-nli"],
     )
-    split: str = option("split of a Hub data set, SUBSET/SPLIT where it has subsets", "train")
+    split: str = option("split of a Hub data set, SUBSET/SPLIT if it has subsets", "train")
     text_columns: list[str] = option("columns whose strings are texts", ["text"])
     exclude_sources: list[str] = option(
-        "leave out rows whose column `source` is one of these, for their licence say", []
+        "leave out rows whose column `source` is one of these, for example because of their licence", []
     )
-    max_texts: int | None = option("train on so many texts, drawn from all", None)
-    max_length: int = option("tokens; longer texts are cut, by the finished model too", 256)
+    max_texts: int | None = option("train on this many texts, drawn at random", None)
+    max_length: int = option("tokens to which longer texts are truncated, by the finished model too", 256)
     streaming: bool = option("read a data set as it is downloaded, keeping only its tokens", False)
 
     recipe: Literal["leap", "paper"] = option("weights and shapes of all terms", "leap")
-    full_depth_every: int = option(
-        "one in so many texts of a batch runs full depth beside the exits, where converged texts land", 2
-    )
-    batch_tokens: int = option("tokens a process and batch at most, padding counted", 3072)
-    batch_size: int = option("texts a process and batch at most", 256)
+    full_depth_every: int = option("one text in this many also runs full depth, if converged texts land", 2)
+    batch_tokens: int = option("most tokens per process and batch, including padding", 3072)
+    batch_size: int = option("most texts per process and batch", 256)
     gradient_accumulation_steps: int = 1
-    learning_rate: float = option("the highest", 3e-4)
+    learning_rate: float = option("peak learning rate", 3e-4)
     word_embedding_rate: float = option(
-        "learning rate of the word embeddings, as a share of that of the rest; 0 keeps them as they are", 0.2
+        "learning rate of the word embeddings relative to the rest; 0 freezes them", 0.2
     )
     warmup: float = option("share of the run in which the learning rate rises, before it falls to 0", 0.05)
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     epochs: int = 1
-    max_tokens: float | None = option("tokens to train on in all; none: as many as --epochs have", None)
+    max_tokens: float | None = option("total tokens to train on; none: as many as --epochs have", None)
     mixed_precision: Literal["no", "bf16", "fp16"] = option("autocast", "no")
-    save_dtype: Literal["float32", "float16"] = option("of the saved weights", "float32")
+    save_dtype: Literal["float32", "float16"] = option("dtype of the saved weights", "float32")
     seed: int = 0
 
-    resume: bool = option("go on from the newest whole checkpoint in --output_dir", False)
-    checkpoint_minutes: float = option("between checkpoints", 15.0)
+    resume: bool = option("continue from the newest intact checkpoint in --output_dir", False)
+    checkpoint_minutes: float = option("minutes between checkpoints", 15.0)
     eval_data: str | None = option(
-        "sentence1,sentence2,score as CSV, or a Hub id; evaluated as training goes", None
+        "CSV with sentence1,sentence2,score, or a Hub id; evaluated during training", None
     )
     eval_steps: int = 1000
     log_steps: int = 20
-    report_to: Literal["none", "tensorboard", "wandb"] = option("tracker", "none")
-    push_to_hub: str | None = option("OWNER/NAME of the Hub to upload the finished model to", None)
-    cache_dir: Path = option("of tokens", Path("~/.cache/leap"))
+    report_to: Literal["none", "tensorboard", "wandb"] = option("experiment tracker", "none")
+    push_to_hub: str | None = option("OWNER/NAME on the Hub to upload the finished model to", None)
+    cache_dir: Path = option("folder of the token cache", Path("~/.cache/leap"))
     workers: int = option("processes that prepare batches", 0)
 
     def sources(self) -> list[TextSource]:

@@ -33,12 +33,14 @@ from leap.publish.leap_depth import write_leap_depth
 class Options:
     """The command line."""
 
-    repository: str = option("OWNER/NAME on the Hub; made where there is none")
+    repository: str = option("OWNER/NAME on the Hub; created if it does not exist")
     folder: Path = option("the tree to release", Path("."))
     dry_run: bool = option("check and list everything; no login, no upload", False)
     depth: Literal["exit", "leap"] = option("leap: the leap path alone, as a plain BERT", "exit")
     without_onnx: bool = option("release no ONNX graphs", False)
-    output: Path | None = option("folder to keep the Hub's folder in, replaced; none: it is not kept", None)
+    output: Path | None = option(
+        "keep the Hub folder here, replacing an older one; none: do not keep it", None
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

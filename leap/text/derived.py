@@ -37,7 +37,7 @@ class DeriveOptions:
     short: int = option("how many words, names and queries, a third each", 250_000)
     code: int = option("how many blocks of Python source", 60_000)
     exclude_sources: list[str] = option("leave out rows whose column `source` is one of these", [])
-    seed: int = option("of all that is drawn", 0)
+    seed: int = option("random seed", 0)
 
 
 def short_texts(sentences: Iterable[str], rng: random.Random) -> Iterator[tuple[str, str]]:
