@@ -1,7 +1,7 @@
 """BERT's layers in ONNX, built from ONNX Runtime's fused operators.
 
-Written by hand, as the graph of torch's exporter took 1.02 to 1.23 times as long (torch 2.13, ONNX Runtime 1.32, one
-thread of an AMD EPYC, batches of 1 and 8).
+Written by hand, as the graph of torch's exporter took 1.02 to 1.23 times as long (torch 2.13, ONNX Runtime
+1.32, one thread of an AMD EPYC, batches of 1 and 8).
 
 These are the operators that `onnxruntime.transformers.optimizer` puts in the place of what it recognises in
 an exported graph: MultiHeadAttention, SkipLayerNormalization and BiasGelu, domain com.microsoft. Written at
