@@ -1,17 +1,16 @@
-"""The time around the layers in torch: overhead per text, cost and gain of compaction, `torch.compile`.
+"""The time around the layers in torch: overhead per text, and what `torch.compile` gains.
 
     python -m eval torch_path --model . --output results/torch-path-cpu.json
 
-Three questions about `LeapModel` itself, each answered by variants in turns: how much of a single text's time
-goes by outside the layers; from which share of a batch on the copy of the rows that stay costs less than one
-layer's work for those that left; and, with `--compile`, whether layers compiled one by one are faster.
+Two questions about `LeapModel` itself, each answered by interleaved variants: how much of a single text's
+time is spent outside the layers; and, with `--compile`, whether layers compiled one by one are faster.
 """
 
 import copy
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from eval.report import Report
-from eval.speed.latency import SHORTEST, choose_texts
 from eval.speed.timing import OfTimedTexts, enter, in_turns, timed_inference, tokenize
 from leap.arguments import check_at_least, option, threshold
 from leap.encode.encoder import Encoder
-from leap.encode.exits import FloatArray
 from leap.errors import UsageError
 from leap.text.samples import texts_of
-from modeling_leap import LeapModel, _Batch, _pooling_weights
+from modeling_leap import LeapModel, _pooling_weights
 
-BATCH_SIZE = 32
-LENGTHS = (16, 64)
-SHARES = (0.05, 0.25, 0.5)
 WARM_UP = 3
 NO_ROW = 2.0  # a threshold that no cosine reaches
 
@@ -134,85 +128,6 @@ def _steps(model: LeapModel, batches: Sequence[dict[str, Tensor]]) -> dict[str, 
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def measure_compaction(encoder: Encoder, texts: list[str], length: int, *, rounds: int) -> dict[str, Any]:
-    """The cost of removing rows from a batch, and the time it saves per layer.
-
-    Rows that leave save every layer that follows, all of the same work; after the last test it is one. So
-    what pays here pays at every layer.
-
-    Args:
-        encoder: the model.
-        texts: `BATCH_SIZE` of them, the batch.
-        length: tokens to cut them to.
-        rounds: timed calls.
-
-    Returns:
-        `batch_size`, `tokens`, `mean_tokens`, `layer_ms` of the whole batch; `shares`: for one row
-        and for each of `SHARES` `rows_leaving`, `share`, `copy_ms`, what taking these out and putting them
-        back in order at the end add to a test by which nothing leaves, `saved_ms`, what the last layer takes
-        less, and `pays`, whether that is more; and `pays_from`, the smallest of these shares from which on
-        all pay, None if the largest does not.
-    """
-    batch = tokenize(encoder, texts, length)
-    model = encoder.model
-    leaving = sorted({1, *(round(share * BATCH_SIZE) for share in SHARES)})
-    with timed_inference(model):
-        whole = enter(model, batch)
-        whole.run(model.encoder.layer[0])
-        variants = {}
-        for count in (0, *leaving):
-            variants[f"leave {count}"] = _leave(whole, count)
-            variants[f"layer without {count}"] = _layer(model, whole, BATCH_SIZE - count)
-        times, _ = in_turns(variants, rounds=rounds, warm_up=WARM_UP, device=model.device)
-    shares = [_cost(times, count) for count in leaving]
-    paying = [share for i, share in enumerate(shares) if all(later["pays"] for later in shares[i:])]
-    return {
-        "batch_size": BATCH_SIZE,
-        "tokens": length,
-        "mean_tokens": float(batch["attention_mask"].sum() / BATCH_SIZE),
-        "layer_ms": float(np.median(times["layer without 0"])),
-        "shares": shares,
-        "pays_from": paying[0]["share"] if paying else None,
-    }
-
-
-def _leave(whole: _Batch, count: int) -> Callable[[int], tuple[Tensor, ...]]:
-    """A variant: test all rows, take out `count` of them, spread over the batch, and join again."""
-    now = whole.pool()
-    before = -now  # cosine -1
-    chosen = torch.arange(count, device=now.device) * len(now) // max(count, 1)
-    before[chosen] = now[chosen]  # cosine 1
-
-    def variant(_number: int) -> tuple[Tensor, ...]:
-        rows = _Batch(whole.hidden, whole.mask, whole.weights, depth=2, patience=whole.patience)
-        rows.pooled = [*[before] * whole.patience, now]
-        rows.let_leave(0.5, 1)
-        rows.join()
-        return rows.hidden, rows.exit_layer
-
-    return variant
-
-
-def _layer(model: LeapModel, whole: _Batch, count: int) -> Callable[[int], object]:
-    """A variant: the last layer over the first `count` rows."""
-    mask = None if whole.mask is None else whole.mask[:count]
-    hidden, layer = whole.hidden[:count], model.encoder.layer[-1]
-    return lambda _number: layer(hidden, mask)
-
-
-def _cost(times: dict[str, FloatArray], count: int) -> dict[str, Any]:
-    # Differences within a round: what slows the machine down for a while meets both.
-    copied = float(np.median(times[f"leave {count}"] - times["leave 0"]))
-    saved = float(np.median(times["layer without 0"] - times[f"layer without {count}"]))
-    return {
-        "rows_leaving": count,
-        "share": count / BATCH_SIZE,
-        "copy_ms": copied,
-        "saved_ms": saved,
-        "pays": saved > copied,
-    }
-
-
 def measure_compiled(encoder: Encoder, texts: Sequence[str], rule: dict[str, Any]) -> dict[str, Any]:
     """Single texts with layers compiled one by one, against the model as it is.
 
@@ -256,7 +171,6 @@ def measure_compiled(encoder: Encoder, texts: Sequence[str], rule: dict[str, Any
 class Options(OfTimedTexts):
     """Options of this evaluation."""
 
-    lengths: list[int] = option("approximate tokens per text of a batch", list(LENGTHS))
     rounds: int = option("single texts, each timed once", 200)
     compile: bool = option("also time layers compiled one by one, a minute or more", False)
 
@@ -273,7 +187,6 @@ def run(options: Options) -> Report:
         encoder,
         texts_of(data),
         rule={"exit_threshold": threshold(options.exit_threshold)},
-        lengths=options.lengths,
         rounds=options.rounds,
         compiled=options.compile,
     )
@@ -285,7 +198,6 @@ def evaluate_torch_path(
     texts: list[str],
     *,
     rule: dict[str, Any],
-    lengths: Sequence[int] = LENGTHS,
     rounds: int = 200,
     compiled: bool = False,
 ) -> dict[str, Any]:
@@ -295,33 +207,21 @@ def evaluate_torch_path(
         encoder: the model.
         texts: to choose from; single ones are taken evenly over them.
         rule: `exit_threshold` of a call.
-        lengths: about how many tokens the texts of the batches are to have.
-        rounds: single texts that are timed, at most; a batch is timed a quarter as often.
+        rounds: single texts that are timed, at most.
         compiled: also `measure_compiled`.
 
     Returns:
-        `threads`, `device`, `dtype`, `layers`, the rule; `single`, `compaction` (one a length, and whether
-        its texts are `joined` of several) and `compiled` (None if not asked for) as the functions above give
-        them.
+        `threads`, `device`, `dtype`, `layers`, the rule; `single` and `compiled` (None if not asked for) as
+        the functions above give them.
 
     Raises:
-        UsageError: a rule out of its range, lengths that the texts or the model cannot have, or no compiler
-            for `compiled`.
+        UsageError: a rule out of its range, or no compiler for `compiled`.
     """
     in_force = encoder.rule_in_force(**rule)
-    for length in lengths:
-        if not SHORTEST <= length <= encoder.max_length:
-            raise UsageError(
-                f"--lengths must be in [{SHORTEST}, {encoder.max_length}] for this model, got {length}"
-            )
     model = encoder.model
     compiler = os.environ.get("CXX", "g++")
     if compiled and model.device.type == "cpu" and shutil.which(compiler) is None:
         raise UsageError(f"--compile: there is no C++ compiler {compiler!r}: install g++ or set CXX")
-    chosen = {
-        length: choose_texts(encoder, texts, length, at_least=BATCH_SIZE, wanted=BATCH_SIZE)
-        for length in lengths
-    }
     single = texts[:: max(1, len(texts) // rounds)][:rounds]
     return {
         "threads": torch.get_num_threads(),
@@ -330,11 +230,6 @@ def evaluate_torch_path(
         "layers": encoder.depth,
         **in_force,
         "single": measure_overhead(encoder, single, rule),
-        "compaction": [
-            {"joined": joined}
-            | measure_compaction(encoder, pool[:BATCH_SIZE], length, rounds=max(3, rounds // 4))
-            for length, (pool, joined) in chosen.items()
-        ],
         "compiled": measure_compiled(encoder, single, rule) if compiled else None,
     }
 
@@ -353,19 +248,6 @@ def _summary(figures: dict[str, Any]) -> str:
         for title, row in (("with exits", single["exits"]), ("full depth", single["full_depth"]))
     ]
     lines += [f"    {name:<20}{value:>8.3f} ms" for name, value in single["steps_ms"].items()]
-    for row in figures["compaction"]:
-        mark = "*" if row["joined"] else ""
-        lines.append(
-            f"compaction, {row['batch_size']} x {row['tokens']}{mark} tokens, a layer "
-            f"{row['layer_ms']:.2f} ms"
-        )
-        lines += [
-            f"  {share['rows_leaving']:>3} rows leave ({share['share']:.0%}): copy {share['copy_ms']:.3f} "
-            f"ms, one layer's saving {share['saved_ms']:.2f} ms{'' if share['pays'] else ', does not pay'}"
-            for share in row["shares"]
-        ]
-    if any(row["joined"] for row in figures["compaction"]):
-        lines.append("  * texts joined of several, as too few were that long")
     compiled = figures["compiled"]
     if compiled:
         lines.append(

@@ -1,19 +1,18 @@
-"""`torch_path`: overhead without the layers' work, compaction beside a layer, and what is refused."""
+"""`torch_path`: overhead without the layers' work, and what is refused."""
 
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny_data
 import torch
 
 from eval.__main__ import main
 from eval.speed import torch_path
-from eval.speed.timing import enter, tokenize
-from eval.speed.torch_path import evaluate_torch_path, measure_compaction, play, without_layers
+from eval.speed.timing import tokenize
+from eval.speed.torch_path import evaluate_torch_path, play, without_layers
 from leap.encode.encoder import Encoder
 from leap.errors import UsageError
 from modeling_leap import LeapModel
@@ -47,40 +46,8 @@ def test_without_layers_gives_the_same(encoder: Encoder) -> None:
     assert len(left) > 1  # else the exit rule was not followed, only met
 
 
-@pytest.mark.parametrize("count", [0, 1, 8, 16])
-def test_as_many_rows_leave_as_asked_for(encoder: Encoder, count: int) -> None:
-    with torch.inference_mode():
-        whole = enter(encoder.model, tokenize(encoder, LONG[:32]))
-        hidden, exits = torch_path._leave(whole, count)(0)
-    assert int((exits == 1).sum()) == count
-    assert torch.equal(hidden, whole.hidden)  # back in order
-
-
-def test_a_cost_is_of_the_same_round() -> None:
-    drift = np.array([0.0, 100.0, 0.0])
-    times = {"leave 0": 1 + drift, "leave 8": 3 + drift, "layer without 0": 9 + drift}
-    times["layer without 8"] = 6 + drift
-    expected = {"rows_leaving": 8, "share": 0.25, "copy_ms": 2.0, "saved_ms": 3.0, "pays": True}
-    assert torch_path._cost(times, 8) == expected
-    times["layer without 8"] = 8 + drift
-    assert not torch_path._cost(times, 8)["pays"]
-
-
-def test_it_pays_from_where_all_larger_shares_do(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pays_from(*counts: int) -> float | None:
-        def cost(_times: object, count: int) -> dict[str, object]:
-            return {"share": count / 32, "pays": count in counts}
-
-        monkeypatch.setattr(torch_path, "_cost", cost)
-        return measure_compaction(encoder, LONG[:32], 8, rounds=1)["pays_from"]
-
-    assert pays_from(1, 2, 8, 16) == 1 / 32
-    assert pays_from(1, 8, 16) == 0.25
-    assert pays_from(1, 2, 8) is None
-
-
 def test_figures(encoder: Encoder) -> None:
-    figures = evaluate_torch_path(encoder, LONG, rule=RULE, lengths=[5, 8], rounds=10)
+    figures = evaluate_torch_path(encoder, LONG, rule=RULE, rounds=10)
     assert figures["exit_threshold"] == encoder.model.config.exit_threshold
     single = figures["single"]
     assert single["texts"] == 10
@@ -89,10 +56,6 @@ def test_figures(encoder: Encoder) -> None:
         assert 0 < single[name]["outside_layers_ms"] < single[name]["forward_ms"]
         assert 0 < single[name]["outside_share"] < 1
     assert len(single["steps_ms"]) == 7
-    assert [row["tokens"] for row in figures["compaction"]] == [5, 8]
-    for row in figures["compaction"]:
-        assert [share["rows_leaving"] for share in row["shares"]] == [1, 2, 8, 16]
-        assert row["layer_ms"] > 0
     assert figures["compiled"] is None
     json.dumps(figures, allow_nan=False)
 
@@ -109,13 +72,9 @@ def test_compiled_layers(encoder: Encoder) -> None:
 def test_what_is_refused(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"^--exit_threshold must be"):
         evaluate_torch_path(encoder, LONG, rule=RULE | {"exit_threshold": 2.0})
-    with pytest.raises(UsageError, match=r"^--lengths must be in \[3, 40\] for this model, got 41"):
-        evaluate_torch_path(encoder, LONG, rule=RULE, lengths=[41])
-    with pytest.raises(UsageError, match=r"^--data: makes \d+ texts of 20 tokens, a batch takes 32"):
-        evaluate_torch_path(encoder, TEXTS, rule=RULE, lengths=[20])
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UsageError, match=r"^--compile: there is no C\+\+ compiler 'no-such-compiler'"):
-        evaluate_torch_path(encoder, LONG, rule=RULE, lengths=[8], compiled=True)
+        evaluate_torch_path(encoder, LONG, rule=RULE, compiled=True)
 
 
 def test_the_command(encoder: Encoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,12 +83,10 @@ def test_the_command(encoder: Encoder, tmp_path: Path, capsys: pytest.CaptureFix
     before = torch.get_num_threads()
     command = ["torch_path", "--model", str(folder), "--data", str(tmp_path / "t.txt"), "--rounds", "4"]
     try:
-        arguments = ["--lengths", "8", "--threads", "1", "--device", "cpu"]
+        arguments = ["--threads", "1", "--device", "cpu"]
         assert main([*command, *arguments, "--output", str(tmp_path / "out.json")]) == 0
     finally:
         torch.set_num_threads(before)
     figures = json.loads((tmp_path / "out.json").read_text())["figures"]
     assert (figures["threads"], figures["device"]) == (1, "cpu")
-    printed = capsys.readouterr().out
-    assert "outside the layers" in printed
-    assert "16 rows leave (50%)" in printed
+    assert "outside the layers" in capsys.readouterr().out

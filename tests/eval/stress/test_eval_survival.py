@@ -8,16 +8,13 @@ import pytest
 
 from eval.stress.lives import Life
 from eval.stress.survival import (
-    Program,
     broken_data,
     damaged_checkpoints,
-    encoding,
     full_disk,
     killed_and_resumed,
-    make_inputs,
     measure_survival,
-    training,
 )
+from eval.stress.tiny_programs import Program, encoding, make_inputs, training
 from leap.errors import UsageError
 
 STEPS, ROWS = 40, 800
