@@ -101,9 +101,9 @@ class TrainOptions:
     def given(self) -> dict[str, Any]:
         """What the run was given, by name, for its log; `run_identity` has the content."""
         return {
-            "teacher": self.teacher,
-            "student": self.student,
-            "data": [Path(name).name or name for name in self.data],
+            "teacher": _without_folders(self.teacher),
+            "student": self.student and _without_folders(self.student),
+            "data": [_without_folders(name) for name in self.data],
             "exclude_sources": self.exclude_sources,
         }
 
@@ -153,6 +153,11 @@ class _Parser(HfArgumentParser):
         if rest:
             self.error(f"unknown arguments: {' '.join(rest)} (--help lists them)")
         return tuple(found)
+
+
+def _without_folders(name: str) -> str:
+    """A path without the folders of this machine; a Hub id as it is."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def fail(error: object) -> NoReturn:
