@@ -177,27 +177,13 @@ def test_content_counts_and_not_names(work: Path, run: Run) -> None:
         run("content", "--checkpoint_minutes", "0", "--resume", "--data", str(moved))
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--gradient_accumulation_steps", "2"],
-        ["--recipe", "paper", "--log_steps", "2"],  # L_contrast gathers over processes
-    ],
-)
-def test_two_processes_do_what_one_does(work: Path, repo_root: Path, arguments: list[str]) -> None:
+def test_two_processes_do_what_one_does(work: Path, repo_root: Path) -> None:
     """Evaluated at steps that are no multiple of --log_steps, which once made the two wait for ever."""
-    shared = [
-        "--eval_data",
-        str(work / "sts.csv"),
-        "--eval_steps",
-        "3",
-        "--full_depth_every",
-        "1",
-        *arguments,
-    ]
-    name = arguments[-1]
-    one = launched(work, repo_root, f"one{name}", *shared)
-    two = launched(work, repo_root, f"two{name}", *shared, "--batch_size", "4", processes=2)
+    arguments = ["--eval_data", str(work / "sts.csv"), "--eval_steps", "3", "--log_steps", "2"]
+    arguments += ["--full_depth_every", "1", "--gradient_accumulation_steps", "2"]
+    arguments += ["--recipe", "paper"]  # L_contrast gathers over processes
+    one = launched(work, repo_root, "one", *arguments)
+    two = launched(work, repo_root, "two", *arguments, "--batch_size", "4", processes=2)
     first, second = weights(one), weights(two)
     for name, tensor in first.items():
         if name.endswith("key.bias"):

@@ -67,6 +67,7 @@ def test_the_rule_can_be_overridden_and_is_checked(folder: Path, tmp_path: Path)
         evaluate_sts(encoder, data, exit_threshold=1.5)
 
 
+@pytest.mark.slow
 @pytest.mark.real_weights
 def test_the_teacher_gives_its_published_score(
     teacher_path: Path, repo_root: Path, monkeypatch: pytest.MonkeyPatch

@@ -17,7 +17,7 @@ from eval.stress.survival import (
 from eval.stress.tiny_programs import Program, encoding, make_inputs, training
 from leap.errors import UsageError
 
-STEPS, ROWS = 40, 800
+STEPS, ROWS = 16, 400
 
 
 @pytest.fixture(scope="module")
