@@ -58,8 +58,8 @@ class Options:
 
     def settings(self, exit_weight: float) -> FineTuning:
         """Those of the training."""
-        names = [field.name for field in fields(FineTuning)]
-        return replace(FineTuning(**{name: getattr(self, name) for name in names}), exit_weight=exit_weight)
+        given = {field.name: getattr(self, field.name) for field in fields(FineTuning)}
+        return FineTuning(**(given | {"exit_weight": exit_weight}))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

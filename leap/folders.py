@@ -57,16 +57,14 @@ def _take_place(partial: Path, target: Path, keep: bool) -> None:
         try:
             partial.rename(target)
             break
-        except (
-            OSError
-        ) as error:  # whether something is there is read from the error: by now it may be moved away
+        except OSError as error:
+            # Whether something is there is read from the error: by now another writer may have moved it away.
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise
         if keep:
             break
-        away = partial.with_suffix(
-            f".{len(replaced)}.replaced"
-        )  # another writer may come first more than once
+        # A name of its own each time, as other writers may come first more than once.
+        away = partial.with_suffix(f".{len(replaced)}.replaced")
         try:
             target.rename(away)
         except FileNotFoundError:

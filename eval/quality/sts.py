@@ -26,7 +26,7 @@ class Options(Batched, OfModel):
     data: str = option("CSV (sentence1,sentence2,score), stsb, STS12, STS13, STS15 or a Hub id", "stsb")
     split: str = option("split of the data", "test")
     exit_threshold: str = option("theta, none for full depth, or config for the model's own", "config")
-    seed: int = option("number of bootstrap resamples", 0)
+    seed: int = option("random seed of the bootstrap", 0)
 
     def __post_init__(self) -> None:
         """See `eval.frame.Options`."""

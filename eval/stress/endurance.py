@@ -209,7 +209,7 @@ class Options(OfModel):
 
     data: str = option("texts (.txt, .jsonl ...), or pairs: CSV, stsb, STS12 ... or a Hub id", "stsb")
     split: str = option("split of a set of pairs", "test")
-    minutes: float = option("seconds to run", 60.0)
+    minutes: float = option("minutes to run", 60.0)
     threads: int = option("threads that call at once", 4)
 
     def __post_init__(self) -> None:

@@ -103,7 +103,7 @@ class TrainOptions:
         return {
             "teacher": _without_folders(self.teacher),
             "student": self.student and _without_folders(self.student),
-            "data": [_without_folders(name) for name in self.data],
+            "data": [Path(name).name or name for name in self.data],
             "exclude_sources": self.exclude_sources,
         }
 
