@@ -21,6 +21,7 @@ from leap.errors import UsageError, first_line
 from leap.files import atomic_write, write_json
 
 MANIFEST = "manifest.json"
+TORN = (f".{MANIFEST}.*.tmp", ".part-*.tmp")  # what `atomic_write` leaves of a killed process
 
 
 class Vectors(NamedTuple):
@@ -55,8 +56,10 @@ def begin(folder: Path, identity: dict[str, Any], resume: bool) -> bool:
     """
     now, manifest = json.loads(json.dumps(identity)), folder / MANIFEST
     try:
-        if not manifest.exists() and not (folder.exists() and any(folder.iterdir())):
+        torn = [path for name in TORN for path in folder.glob(name)]
+        if not manifest.exists() and not (folder.exists() and set(folder.iterdir()).difference(torn)):
             write_json(manifest, {"complete": False, "made_by": now})
+            _remove(torn)
             return False
         before = json.loads(manifest.read_text()) if manifest.exists() else {}
         made_by, complete = dict(before["made_by"]), bool(before["complete"])
@@ -72,9 +75,13 @@ def begin(folder: Path, identity: dict[str, Any], resume: bool) -> bool:
             f"--resume: {str(folder)!r} was made with {name}={repr(made_by.get(name))[:60]}, now "
             f"{repr(now[name])[:60]}: pass the same arguments, model and input, or another folder"
         )
-    for torn in folder.glob(".part-*.tmp"):  # of a killed process
-        torn.unlink(missing_ok=True)
+    _remove(torn)
     return complete and (before["parts"] == len(done_parts(folder)) or now["ray"])
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def done_parts(folder: Path) -> dict[int, int]:

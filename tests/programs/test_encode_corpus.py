@@ -261,6 +261,14 @@ def test_the_output_is_not_read_as_input(work: Path, run: Run, tmp_path: Path) -
     assert "--output: " in run(output="file")
 
 
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_a_run_killed_in_its_first_write_starts_again(run: Run, tmp_path: Path, resume: list[str]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".manifest.json.a1b2.tmp").write_text('{"comp')
+    assert run(*resume).startswith("50 vectors")
+    assert not list((tmp_path / "out").glob(".*"))
+
+
 def test_an_input_that_breaks_off_is_named_and_can_be_mended(work: Path, run: Run, tmp_path: Path) -> None:
     content = gzip.compress((work / "docs.jsonl").read_bytes() * 50)
     (tmp_path / "a.jsonl.gz").write_bytes(content[: len(content) // 2])
