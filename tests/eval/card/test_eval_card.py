@@ -166,6 +166,21 @@ def test_licences_of_sources(tree: Path) -> None:
         rendered(tree)
 
 
+def test_an_averages_parts_are_named(tree: Path) -> None:
+    parts = [{"name": "start", "sha256": "s", "share": 0.3}, {"name": "run", "sha256": "r", "share": 0.7}]
+    average = {
+        "models": {"model": {"sha256": "w"}},
+        "average_of": parts,
+        "provenance": {"command": "average"},
+    }
+    write(tree / "results" / "average.json", average)
+    assert "in these shares: 0.3 of `start`, 0.7 of `run`." in rendered(tree)["docs/evidence.md"]
+    average["models"]["model"]["sha256"] = "x"
+    write(tree / "results" / "average.json", average)
+    with pytest.raises(UsageError, match=r"average\.json is of other weights"):
+        rendered(tree)
+
+
 def _set(*path: str, value: object) -> Edit:
     def change(content: dict[str, Any]) -> None:
         for key in path[:-1]:
