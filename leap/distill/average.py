@@ -85,7 +85,14 @@ def write(options: AverageOptions) -> None:
     write_model(options.output, first.model, first.tokenizer, first.max_length, options.save_dtype)
     made = load_encoder(str(options.output), device="cpu", argument="--output")
     command = ["python", "-m", "leap.distill.average", "--models", *options.models]
-    command += ["--shares", *map(str, options.shares), "--output", str(options.output)]
+    command += [
+        "--shares",
+        *map(str, options.shares),
+        "--save_dtype",
+        options.save_dtype,
+        "--output",
+        str(options.output),
+    ]
     record = {
         "models": {"model": {"sha256": made.fingerprint()}},
         "average_of": parts,
