@@ -6,7 +6,6 @@ What loads from the Hub, or is killed, runs in a process of its own.
 import hashlib
 import io
 import json
-import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,27 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import tiny_data
-import tiny_results
 import torch
 from fake_hub import READER, WRITER, FakeHub
 from hub_machine import Machine, log_in
-from onnx import TensorProto, helper
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from eval.__main__ import main as evaluate
-from leap.distill.release import write_model
-from leap.encode.encoder import load_encoder
 from leap.errors import UsageError
 from leap.publish.__main__ import main
 from leap.publish.folder import SUMS
 from leap.publish.hub import check_push
 from leap.runtime import LeapEncoder
-from leap.runtime.session import rule_of
 from modeling_leap import LeapModel
 
 NAME = "leap/LEAP-MiniLM-L6"
@@ -49,51 +41,6 @@ results/latency-cpu.json results/peers-cpu.json results/peers-cpu.png results/re
 results/sts-STS12-test.json
 results/sts-stsb-test-teacher.json results/sts-stsb-test.json results/train-whole.json
 sentence_bert_config.json tokenizer.json tokenizer_config.json""".split()
-
-
-def save_graph(tree: Path, name: str = "model.onnx", **other_facts: str) -> None:
-    """Write a graph that says it is of the tree's weights and rule, as an export does."""
-    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", tensors[:1], tensors[1:])
-    model = helper.make_model(graph)
-    facts = {"model_sha256": hashlib.sha256((tree / "model.safetensors").read_bytes()).hexdigest()}
-    config = json.loads((tree / "config.json").read_text())
-    facts |= {"exit_threshold": json.dumps(config["exit_threshold"]), "rule": rule_of(config)} | other_facts
-    helper.set_model_props(model, {f"leap.{key}": value for key, value in facts.items()})
-    (tree / "onnx").mkdir(exist_ok=True)
-    onnx.save(model, tree / "onnx" / name)
-
-
-@pytest.fixture(scope="module")
-def whole_tree(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
-    """A tree that can be released: a random model, results that say they are of it, and their card."""
-    tree = tmp_path_factory.mktemp("release") / "tree"
-    torch.manual_seed(1)
-    sizes = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 40}
-    depth = {"num_hidden_layers": 4, "num_attention_heads": 4, "initializer_range": 0.12}
-    model = LeapModel(LeapModel.config_class(**sizes, **depth, **tiny_results.RULE)).eval()
-    write_model(tree, model, tiny_data.tiny_tokenizer(), max_length=40)
-    config = (tree / "config.json").read_bytes()
-    results = tiny_results.write_required(tree)  # which writes a config.json too
-    tiny_results.write_optional(results)
-    (tree / "config.json").write_bytes(config)
-    (results / "peers-cpu.png").write_bytes(b"a picture")
-    fingerprint = load_encoder(str(tree)).fingerprint()
-    for path in results.glob("*.json"):
-        path.write_text(path.read_text().replace('"sha256": "w"', f'"sha256": "{fingerprint}"'))
-    assert evaluate(["card", "--folder", str(tree)]) == 0
-    shutil.copy(repo_root / "LICENSE", tree)
-    save_graph(tree)
-    (tree / "onnx" / "ort_config.json").write_text("{}")
-    (tree / "onnx" / ".half-written.tmp").touch()
-    (tree / ".gitignore").touch()  # no part of a release, as everything that is not named there
-    return tree
-
-
-@pytest.fixture
-def tree(whole_tree: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    return Path(shutil.copytree(whole_tree, tmp_path / "tree"))
 
 
 @pytest.fixture(scope="module")
@@ -367,135 +314,6 @@ def test_dry_run_lists_and_asks_nobody(
     assert main(arguments) == 2
     assert f"--output: {str(tree)!r} is there and is no earlier release" in capsys.readouterr().err
     assert (tree / "model_card.md").is_file()
-
-
-Damage = Callable[[Path], object]
-
-
-def _replace(name: str, old: str, new: str) -> Damage:
-    def damage(tree: Path) -> None:
-        content = (tree / name).read_text()
-        assert old in content
-        (tree / name).write_text(content.replace(old, new))
-
-    return damage
-
-
-def re_sub(path: Path, pattern: str, new: str) -> None:
-    path.write_text(re.sub(pattern, new, path.read_text(), count=1))
-
-
-def _other_weights(tree: Path) -> None:
-    weights = load_file(tree / "model.safetensors")
-    weights["encoder.layer.3.output.dense.bias"][0] += 1e-3
-    save_file(weights, tree / "model.safetensors", {"format": "pt"})
-
-
-REFUSALS: dict[str, tuple[Damage, str]] = {
-    "card without metadata": (
-        lambda tree: (tree / "model_card.md").write_text("# A model\n"),
-        "model_card.md does not say of which weights it is: measure again",
-    ),
-    "card of torn metadata": (
-        lambda tree: (tree / "model_card.md").write_text("---\na: [\n---\n"),
-        "model_card.md has no valid metadata",
-    ),
-    "card of another rule": (
-        _replace("model_card.md", "exit_threshold: 0.88", "exit_threshold: 0.9"),
-        "model_card.md is of exit_threshold 0.9, config.json of 0.88: measure again",
-    ),
-    "config of another rule": (
-        _replace("config.json", '"landing_layer": 4', '"landing_layer": 3'),
-        "model_card.md is of landing_layer 4, config.json of 3",
-    ),
-    "card of other weights": (
-        lambda tree: re_sub(tree / "model_card.md", r"sha256: \w+", "sha256: abc"),
-        "are not those the card was measured on (abc)",
-    ),
-    "page that leads out of the tree": (
-        lambda tree: (tree / "docs" / "evidence.md").open("a").write("[x](../../etc)"),
-        "leads out of the tree: ../etc",
-    ),
-    "entry of other figures": (
-        _replace(".eval_results/stsbenchmark-sts.yaml", "0.79", "0.80"),
-        "stsbenchmark-sts.yaml and model_card.md disagree",
-    ),
-    "entry of nothing": (
-        lambda tree: (tree / ".eval_results" / "sts99.yaml").touch(),
-        "sts99.yaml is no evaluation entry",
-    ),
-    "other weights": (_other_weights, "are not those the card was measured on"),
-    "torn weights": (
-        lambda tree: (tree / "model.safetensors").write_bytes(b"\0" * 99),
-        "--folder: cannot load ",
-    ),
-    "other lengths": (
-        _replace("sentence_bert_config.json", "40", "39"),
-        "are not those the card was measured on",
-    ),
-    "graph of other weights": (
-        lambda tree: save_graph(tree, "more.onnx", model_sha256="0" * 64),
-        "more.onnx was exported from other weights: make it again with `python -m leap.runtime export",
-    ),
-    "graph of another threshold": (
-        lambda tree: save_graph(tree, "more.onnx", exit_threshold="0.9"),
-        "more.onnx was exported with another exit rule: make it again with `python -m leap.runtime export",
-    ),
-    "graph of another rule": (
-        lambda tree: save_graph(tree, "more.onnx", rule="another"),
-        "more.onnx was exported with another exit rule: make it again with `python -m leap.runtime export",
-    ),
-    "no graph": (
-        lambda tree: (tree / "onnx" / "model.onnx").write_text("{}"),
-        "model.onnx is no ONNX graph",
-    ),
-}
-MISSING = {
-    "onnx": "holds no .onnx file: make it with `python -m leap.runtime export --model ",
-    "results": "model_card.md leads to it",
-    "results/peers-cpu.png": "model_card.md leads to it",
-    "docs/evidence.md": "model_card.md leads to it: make it with `python -m eval card`",
-    "model_card.md": "make it with `python -m eval card`",
-    **{
-        name: f"{name} is missing: restore it"
-        for name in (
-            *("config.json", "model.safetensors", "modeling_leap.py", "configuration_leap.py", "LICENSE"),
-            *("tokenizer.json", "tokenizer_config.json", "modules.json", "sentence_bert_config.json"),
-            *("1_Pooling/config.json", "README.md"),
-        )
-    },
-}
-
-
-def refused(tree: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line by which the tree is refused."""
-    assert main(["--repository", NAME, "--folder", str(tree), "--dry_run"]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("python -m leap.publish: error: --")
-    assert captured.err.count("\n") == 1
-    return captured.err
-
-
-@pytest.mark.parametrize("case", REFUSALS)
-def test_what_disagrees_is_refused(case: str, tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    damage, complaint = REFUSALS[case]
-    damage(tree)
-    assert complaint in refused(tree, capsys)
-
-
-@pytest.mark.parametrize("name", MISSING)
-def test_what_is_missing_is_named(name: str, tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    gone = tree / name
-    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
-    complaint = refused(tree, capsys)
-    assert MISSING[name] in complaint
-
-
-def test_without_graphs_where_it_is_said(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_graph(tree, model_sha256="0" * 64)
-    assert main(["--repository", NAME, "--folder", str(tree), "--dry_run", "--without_onnx"]) == 0
-    assert "onnx/" not in capsys.readouterr().out
 
 
 def test_a_token_that_a_library_quotes_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:

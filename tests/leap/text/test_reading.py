@@ -1,8 +1,5 @@
-"""The one reader: ids and texts come back as written, and what cannot is one line with file and row."""
+"""The one reader: ids and texts come back as written; what it refuses is in test_reading_refused.py."""
 
-import csv
-import gzip
-import io
 import json
 import os
 import subprocess
@@ -18,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from text_files import FORMATS, read, write, write_rows
 
 from leap.errors import UsageError
 from leap.text.formats import PEEK
@@ -34,40 +32,6 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 GENTLE = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    raw = content.encode() if isinstance(content, str) else content
-    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
-    return path
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """Rows in the format that the path's ending names."""
-    kind = Path(path.name.removesuffix(".gz")).suffix
-    if kind == ".csv":
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-        return write(path, text.getvalue())
-    if kind == ".parquet":
-        sink = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows), sink)
-        return write(path, sink.getvalue())
-    if kind == ".json":
-        return write(path, json.dumps(rows))
-    return write(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def read(path: Path | str, *columns: str) -> list[tuple[str, ...]]:
-    """Ids of the columns called id, texts of the others."""
-    rows = TextSource(str(path)).rows(columns)
-    return [tuple(row.id(name) if name == "id" else row.text(name) for name in columns) for row in rows]
-
-
-FORMATS = ["t.csv", "t.csv.gz", "t.json", "t.json.gz", "t.jsonl", "t.jsonl.gz", "t.parquet", "t.parquet.gz"]
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -144,69 +108,6 @@ def test_ids_may_be_numeric_for_long_and_then_not(tmp_path: Path) -> None:
     assert [key for (key,) in read(path, "id")] == ids
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        *((f"t{end}", b"", "t.* is empty") for end in (".txt", ".csv", ".json", ".jsonl", ".parquet")),
-        ("t.txt.gz", b"", "is empty"),
-        ("t.txt", "caf\xe9\nna\xefve\n".encode("latin1"), "line 1: no UTF-8: convert"),
-        ("t.csv", b"text\ngood\n\xe9t\xe9\n", "line 3: no UTF-8"),
-        ("t.jsonl", b'{"text": "good"}\n{"text": "\xe9"}\n', "line 2: no UTF-8"),
-        ("t.json", b'[{"text": "\xe9"}]\n', "no UTF-8"),
-        *((f"t{e}", '{"text": "a"}\n'.encode("utf-16"), "UTF-16") for e in (".txt", ".csv", ".json")),
-        ("t.txt", "a text\n".encode("utf-16-le"), "line 1: a NUL character"),
-        ("t.jsonl", '{"text": "a"}\n{"te', "line 2: no JSON"),
-        ("t.jsonl", '{"text": "a"}\n\n[1]\n', "line 3: a list, not an object"),
-        ("t.jsonl", '{"text": "a"}\n{"title": "b"}\n', "line 2: no column 'text'"),
-        ("t.jsonl", '{"text": "a"}\n{"text": 3}\n', "line 2: column 'text' holds a number, no text"),
-        ("t.jsonl", '{"text": "a"}\n{"text": ["b"]}\n', "line 2: column 'text' holds a list, no text"),
-        ("t.jsonl", '{"text": "\\ud800"}\n', "line 1: column 'text' holds half a surrogate pair"),
-        ("t.jsonl", '{"text": ' + "[" * 100_000, "line 1: JSON nested too deeply"),
-        ("t.json", '[{"text": "a"},\n {"text": "b"}\n', "breaks off"),
-        ("t.json", '[{"text": "a"},\n {"text": "b', "line 2: it breaks off|breaks off"),
-        ("t.json", '[{"text": "a"}] 7', "line 1 has '7'"),
-        ("t.json", '[{"text": "a"} {"text": "b"}]', "no object"),
-        ("t.json", '[{"text": "a"},]', "out of place"),
-        ("t.json", '[{"text" "a"}, {"text": "a much longer text than can be cut off"}]', "no JSON"),
-        ("t.json", '["a", "b"]', "no object"),
-        ("t.json", '{"data": [{"text": "a"}]}', "no column 'text'; it has 'data'"),
-        ("t.csv", "text,n\na, b,1\n", "line 2: 3 fields under a header of 2"),
-        ("t.csv", 'text,n\n"a\nb",1\n"c"\n', "line 4: 1 fields under a header of 2"),
-        ("t.csv", 'text\n"a" b\n', "line 2: no CSV"),
-        ("t.csv", 'text\n"a\nb\n', "no CSV .unexpected end of data"),
-        ("t.csv", "text,text\na,b\n", "two columns 'text'"),
-        ("t.csv", "a;text\n1;b\n", "no column 'text'; it has 'a;text'"),
-        ("t.parquet", b"PAR1 no such thing PAR1", "damaged or breaks off"),
-        ("t.parquet", b"P", "damaged or breaks off"),
-        ("t.parquet.gz", b"no parquet", "damaged or breaks off"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: bytes | str, said: str) -> None:
-    path = write(tmp_path / name, content)
-    with pytest.raises(UsageError, match=said) as error:
-        for _ in iterate_texts(TextSource(str(path), argument="--input")):
-            pass
-    message = str(error.value)
-    assert message.startswith(f"--input: '{path}'")
-    assert "\n" not in message
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_file_cut_anywhere_is_whole_rows_or_one_line(tmp_path: Path, name: str) -> None:
-    rows = [{"id": f"{i}", "text": f"text {i}, and 'more'\nof it"} for i in range(4)]
-    whole = write_rows(tmp_path / name, rows).read_bytes()
-    expected = read(tmp_path / name, "id", "text")
-    for end in range(1, len(whole), max(1, len(whole) // 60)):
-        (tmp_path / name).write_bytes(whole[:end])
-        try:
-            found = read(tmp_path / name, "id", "text")
-        except UsageError as error:
-            assert "\n" not in str(error)
-        else:  # what a cut between two lines leaves, or between two fields that are not in quotes
-            assert name in ("t.csv", "t.jsonl")
-            assert found == expected[: len(found)] or found[-1][1] == ""
-
-
 def test_long_fields_marks_blank_lines_and_missing_last_ends(tmp_path: Path) -> None:
     long = "word " * 100_000
     assert read(write(tmp_path / "a.csv", f"\ufefftext\n{long}\n\nlast"), "text") == [(long,), ("last",)]
@@ -244,21 +145,6 @@ def test_parquet_types(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=rf"row 1: column '{column}' holds a (number|datetime), no text"):
             rows[0].id(column)
     assert rows[1].number_of("float") == 2.0
-
-
-@pytest.mark.parametrize("value", ["nan", "inf", "-Infinity", "1_0", "", "high", "1,5", None, True, [1]])
-def test_a_number_is_finite(tmp_path: Path, value: object) -> None:
-    path = write_rows(tmp_path / "t.jsonl", [{"score": value}])
-    (row,) = TextSource(str(path)).rows(("score",))
-    with pytest.raises(UsageError, match="line 1: column 'score' needs a finite number"):
-        row.number_of("score")
-
-
-def test_a_row_without_an_id_is_named(tmp_path: Path) -> None:
-    for value in (None, "", True, [], {"$oid": "a"}):
-        path = write_rows(tmp_path / "t.jsonl", [{"id": "a"}, {"id": value}])
-        with pytest.raises(UsageError, match=r"line 2: column 'id' holds (no id|a .*, no text)"):
-            read(path, "id")
 
 
 def test_folders_sub_folders_globs_and_brackets(tmp_path: Path) -> None:
@@ -300,15 +186,6 @@ def test_what_lies_beside_the_data(tmp_path: Path) -> None:
             read(tmp_path / missing, "text")
     with pytest.raises(UsageError, match=r"holds no .txt, .csv"):
         read("none.jsonl", "text")  # is looked for here, not on the Hub
-
-
-def test_columns_that_a_json_file_never_has_are_missed_at_once(tmp_path: Path) -> None:
-    rows = [{"text": "a"}] * PEEK + [{"text": "b", "title": "late"}]
-    path = write_rows(tmp_path / "t.jsonl", rows)
-    with pytest.raises(UsageError, match="no column 'title'; it has 'text'"):
-        next(TextSource(str(path)).rows(("text", "title")))
-    source = TextSource(str(path)).rows(("text",), ("title",))
-    assert [row.values.get("title") for row in source][-2:] == [None, "late"]
 
 
 def test_sources_left_out_need_their_column(tmp_path: Path) -> None:
@@ -403,12 +280,3 @@ def test_a_data_set_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         list(source.rows(("body",)))
     with pytest.raises(UsageError, match="'owner/texts', row 2: column 'text' holds no text"):
         [row.text("text", required=True) for row in source.rows(("text",))]
-
-
-def test_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **options: object) -> None:
-        raise PermissionError(13, "Permission denied", "/somewhere")
-
-    monkeypatch.setattr("leap.text.hub.load_dataset", refuse)
-    with pytest.raises(UsageError, match=r"its cache '.*' cannot be written .*: set HF_HOME"):
-        list(TextSource("owner/texts").rows(("text",)))
