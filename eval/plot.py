@@ -26,7 +26,7 @@ def plot_peers(figures: dict[str, Any], title: str, *paths: Path) -> None:
         title: of the picture.
         *paths: files to write; the ending of each says of what kind.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), dpi=150, width_ratios=(3, 2))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), dpi=150, width_ratios=(5, 4))
     _draw_quality(left, figures)
     _draw_speedups(right, figures)
     figure.suptitle(title, fontsize=11)
@@ -39,6 +39,7 @@ def _draw_quality(axes: Any, figures: dict[str, Any]) -> None:
     kind, size = figures["texts"][0]["name"], min(row["batch_size"] for row in figures["rows"])
     rows = [row for row in figures["rows"] if (row["texts"], row["batch_size"]) == (kind, size)]
     full: dict[str, tuple[float, float]] = {}
+    labels: list[tuple[float, float, str, str]] = []  # time, score, name, color
     for row in rows:
         peer = figures["peers"][row["peer"]]
         color = (
@@ -50,18 +51,20 @@ def _draw_quality(axes: Any, figures: dict[str, Any]) -> None:
         if peer["model"] == "leap" and row["variant"] == "full depth":
             full[row["peer"]] = at
             continue
-        # LEAP's two variants are joined by a line and named once, below; the teacher's libraries above.
-        below = peer["model"] == "leap"
-        if below:
+        # LEAP's two variants are joined by a line and named once.
+        if peer["model"] == "leap":
             axes.plot(*zip(full[row["peer"]], at, strict=True), color="crimson", linewidth=0.7, alpha=0.6)
+        labels.append((*at, row["peer"].removeprefix("leap-"), color))
+    for time, score, name, color in _merged(sorted(labels)):
+        below = color == "crimson"
         axes.annotate(
-            row["peer"].removeprefix("leap-"),
-            at,
+            name,
+            (time, score),
             xytext=(4, -5 if below else 4),
             textcoords="offset points",
             fontsize=7,
             color=color,
-            rotation=-30 if below else 30,
+            rotation=-30 if below else 70,
             rotation_mode="anchor",
             verticalalignment="top" if below else "bottom",
         )
@@ -74,12 +77,12 @@ def _draw_quality(axes: Any, figures: dict[str, Any]) -> None:
         edge = "0.35" if color == "white" else color
         axes.plot([], [], color=color, marker=marker, linestyle="none", markeredgecolor=edge, label=label)
     shown = sorted(scores.values())
-    margin = 0.35 * (shown[-1] - shown[0]) + 0.001
+    margin = 0.4 * (shown[-1] - shown[0]) + 0.001  # for the names; those above are longer
     axes.set(
         xlabel=f"milliseconds, median: {kind}, batch {size}",
         ylabel="Spearman correlation",
         xscale="log",
-        ylim=(shown[0] - margin, shown[-1] + margin),
+        ylim=(shown[0] - margin, shown[-1] + 2 * margin),
     )
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
     axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
@@ -88,6 +91,19 @@ def _draw_quality(axes: Any, figures: dict[str, Any]) -> None:
     axes.set_xlim(min(times) / 1.3, max(times) * 2.2)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="best")
+
+
+def _merged(labels: list[tuple[float, float, str, str]]) -> list[tuple[float, float, str, str]]:
+    """Labels in the order of time, with those that would cover each other in one."""
+    found: list[tuple[float, float, str, str]] = []
+    for time, score, name, color in labels:
+        for index, (first, level, names, shade) in enumerate(found):
+            if shade == color and time < 1.25 * first and abs(score - level) < 0.002:
+                found[index] = (first, level, f"{names}\n{name}", shade)
+                break
+        else:
+            found.append((time, score, name, color))
+    return found
 
 
 def _draw_speedups(axes: Any, figures: dict[str, Any]) -> None:
@@ -112,7 +128,7 @@ def _draw_speedups(axes: Any, figures: dict[str, Any]) -> None:
         )
     axes.axhline(1, color="0.5", linewidth=0.8)
     labels = [f"{texts.replace('passages of ', '')}\nx {size}" for texts, size in groups]
-    axes.set_xticks(range(len(groups)), labels, fontsize=8)
+    axes.set_xticks(range(len(groups)), labels, fontsize=7)
     axes.set(xlabel="texts (passages: tokens) and batch", ylabel="speedup of exits over full depth")
     axes.grid(alpha=0.3, axis="y")
     axes.set_ylim(0, 1.45 * max((row["possible"] for row in rows), default=1))
