@@ -119,7 +119,9 @@ def test_theta_moved(page: Browser, look: Callable[..., None]) -> None:
     page.wait(lambda: "The settings below" in page.text("#rule label.selected"))
     page.wait(lambda: layers(page) == [6] * 6)
     page.wait(lambda: "ran 6 of 6 layers" in page.text("#found"))
-    page.find("#theta input[type=range]").send_keys(LEFT * 60)  # 60 steps of 0.005
+    page.find("#theta input[type=range]").send_keys(
+        LEFT * 140
+    )  # 140 steps of 0.005: to 0.3, which every text here reaches
     page.wait(lambda: layers(page) == [3] * 6)
     page.wait(lambda: "ran 3 of 6 layers" in page.text("#found"))
     look("theta")
