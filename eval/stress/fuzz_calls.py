@@ -15,20 +15,11 @@ ROWS, TOKENS = 4, 12  # at most, where nothing else is said
 LONG_TEXT = 10_000  # words
 MASK_TYPES = (torch.int64, torch.bool, torch.float32, torch.float16, torch.int32, torch.uint8)
 SCRIPTS = (
-    "the quick brown fox",
-    "naïve façade, Ærøskøbing",
-    "Привет, мир",
-    "καλημέρα κόσμε",
-    "שלום עולם",
-    "مرحبا بالعالم",
-    "नमस्ते दुनिया",
-    "你好世界",
-    "こんにちは世界",
-    "안녕하세요",
-    "สวัสดีชาวโลก",
+    "the quick brown fox", "naïve façade, Ærøskøbing", "Привет, мир", "καλημέρα κόσμε", "שלום עולם",
+    "مرحبا بالعالم", "नमस्ते दुनिया", "你好世界", "こんにちは世界", "안녕하세요", "สวัสดีชาวโลก",
     "\U0001d518\U0001d52b\U0001d526",  # letters outside the basic multilingual plane
     "e\u0301\u0308\u0323 z\u0351\u036b",  # stacked combining marks
-)
+)  # fmt: skip
 EMOJI = ("😀", "👩‍👩‍👧‍👦", "🏳️‍🌈", "🇪🇺", "👍🏽", "\ufe0f", "☃", "💯💯💯")
 CONTROLS = (
     "\x00\x01\x07\x08\t\n\r\x0b\x0c\x1b\x7f\x85\xa0\xad\u200b\u200d\u202e\u2028\u2029\ufeff\ufffd\uffff"
