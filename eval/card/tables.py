@@ -71,7 +71,8 @@ def cell(value: Any, form: str = "") -> str:
         return MISSING
     if isinstance(value, bool | str):
         return str(value).replace("|", "\\|")
-    return format(value, form or ("," if isinstance(value, int) else ".4g"))
+    text = format(value, form or ("," if isinstance(value, int) else ".4g"))
+    return text if text.strip("-0.,") else text.lstrip("-")  # no "-0.0000"
 
 
 def interval(bounds: Sequence[float] | None) -> str:

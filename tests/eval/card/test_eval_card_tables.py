@@ -42,6 +42,9 @@ def test_paths() -> None:
         ({"a": 1, "b": None}, "", "a 1"),
         ("a|b", "", "a\\|b"),
         (True, "", "True"),
+        (-4e-8, ".4f", "0.0000"),
+        (-4e-5, "+.4f", "0.0000"),
+        (-0.5, ".4f", "-0.5000"),
     ],
 )
 def test_cells(value: object, form: str, text: str) -> None:
