@@ -47,7 +47,7 @@ class Options:
     exit_threshold: str = option("theta, none for full depth, or config", "config")
     max_layers: int | None = option("the last layer run; none: all layers", None)
     max_length: int | None = option("tokens that a text is truncated to; none: the model's own limit", None)
-    batch_size: int = option("texts per forward pass", 64)
+    batch_size: int = option("most texts per forward pass; on a CPU fewer if they are long", 64)
     mixed_precision: Literal["no", "bf16", "fp16"] = option("torch autocast", "no")
     dtype: Literal["float32", "float16"] = option("dtype of the vectors", "float32")
     normalize: bool = option("normalise vectors to unit length", False)

@@ -42,7 +42,7 @@ class TextEncoder:
         exit_threshold: theta, None for full depth, or "config".
         max_layers: the last layer run, of torch; None: all.
         max_length: tokens a text is cut to; None: the model's own.
-        batch_size: texts a forward pass.
+        batch_size: most texts a forward pass; on a CPU fewer if they are long.
         normalize: make the vectors of unit length.
         mixed_precision: of torch, "no", "bf16" or "fp16".
         device: torch's name of a device; None: the GPU where there is one.

@@ -93,7 +93,7 @@ def encode_paths(
     Args:
         encoder: the model. Its config says at which layers a text may converge and where it lands.
         texts: N texts.
-        batch_size: texts a forward pass.
+        batch_size: most texts a forward pass; on a CPU fewer if they are long.
         progress: the label of a progress bar; None: no bar.
     """
     config = encoder.model.config

@@ -34,6 +34,25 @@ def test_embeddings_come_in_the_order_of_the_texts_whatever_the_batch(folder: Pa
     assert set(full.exit_layers) == {6}
 
 
+def test_a_pass_takes_few_tokens_on_a_cpu_and_gives_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = load_encoder(str(folder), device="cpu")
+    expected = encode(encoder, TEXTS)
+    passes: list[tuple[int, ...]] = []
+    handle = encoder.model.register_forward_pre_hook(
+        lambda _model, _args, call: passes.append(tuple(call["input_ids"].shape)), with_kwargs=True
+    )
+    monkeypatch.setattr("leap.encode.encoder.PASS_TOKENS", 16)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    found = encode(encoder, TEXTS)
+    handle.remove()
+    np.testing.assert_allclose(found.embeddings, expected.embeddings, atol=1e-5)
+    np.testing.assert_array_equal(found.exit_layers, expected.exit_layers)
+    assert sum(rows for rows, _ in passes) == len(TEXTS)
+    assert len(passes) > len(TEXTS) / 8
+
+
 def test_a_model_in_training_is_encoded_without_dropout_and_left_in_training(folder: Path) -> None:
     encoder = load_encoder(str(folder))
     wanted = encode_layers(encoder, TEXTS)

@@ -53,6 +53,22 @@ def test_same_as_torch(
         assert set(layers) == {1, 6}, "some texts have to leap, and some not"
 
 
+def test_a_pass_takes_few_tokens_and_gives_the_same(
+    encoder: LeapEncoder, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = encoder.encode(texts)
+    passes: list[tuple[int, int]] = []
+    run = encoder._run
+    monkeypatch.setattr(
+        encoder, "_run", lambda ids, theta: passes.append((len(ids), len(ids[0]))) or run(ids, theta)
+    )
+    monkeypatch.setattr("leap.runtime.encoder.PASS_TOKENS", 16)
+    assert_allclose(encoder.encode(texts), expected, atol=1e-5)
+    assert sum(rows for rows, _ in passes) == len(texts)
+    assert all(rows * tokens <= 16 or rows == 1 for rows, tokens in passes)
+    assert len(set(passes)) > 2
+
+
 def test_shapes_streams_and_threads(encoder: LeapEncoder, texts: list[str]) -> None:
     assert encoder.encode([]).shape == (0, 32)
     assert [array.shape for array in encoder.encode([], return_exit_layers=True)] == [(0, 32), (0,)]
