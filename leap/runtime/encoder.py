@@ -15,7 +15,7 @@ from onnxruntime import InferenceSession
 from tokenizers import Tokenizer
 
 from leap.runtime.folder import find_folder, max_tokens, open_graph, read_config
-from leap.runtime.session import NEVER, SUFFIXES
+from leap.runtime.session import NEVER, SUFFIXES, usable_cores
 from leap.runtime.texts import check_characters, check_strings, text_iterator
 
 FloatArray = NDArray[np.float32]
@@ -53,7 +53,7 @@ class LeapEncoder:
         folder: of the checkpoint, with its ONNX files.
         precision: "float32", or "int8", which is faster. int8 rounds a batch together, so that a vector
             depends a little on what it was batched with; float32 does not.
-        threads: to compute with; None: as many as there are cores.
+        threads: to compute with; None: as many as the process has cores.
         max_length: tokens a text is cut to, the special ones included; None: as the model says.
 
     Raises:
@@ -240,7 +240,7 @@ class LeapEncoder:
 
     def _passes(self, order: IntArray, lengths: list[int], batch_size: int) -> Iterator[IntArray]:
         """`order`, of rows by falling length, cut into what one forward pass takes."""
-        tokens = PASS_TOKENS * (self._arguments[2] or os.cpu_count() or 1)
+        tokens = PASS_TOKENS * (self._arguments[2] or usable_cores())
         start = 0
         while start < len(order):
             end = start + min(batch_size, max(1, tokens // lengths[start]))

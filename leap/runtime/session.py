@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,23 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def usable_cores() -> int:
+    """How many cores this process may run on: in a container or under taskset fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def open_session(path: Path, threads: int | None) -> InferenceSession:
     """A session on the CPU that writes nothing to the terminal.
 
     Args:
         path: of the file.
-        threads: to compute with; None: as many as there are cores.
+        threads: to compute with; None: as many as there are cores that this process may run on.
     """
     options = SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    # ONNX Runtime by itself counts cores that the process may not run on; threads then wait for each other.
+    options.intra_op_num_threads = threads or (
+        usable_cores() if usable_cores() < (os.cpu_count() or 1) else 0
+    )
     options.log_severity_level = _ERRORS_ONLY
     # No plan of memory for each of the many shapes that batches come in: less memory, in the same time.
     options.enable_mem_pattern = False

@@ -292,3 +292,17 @@ def test_length_is_the_published_one_wherever_it_is_kept(tmp_path: Path) -> None
     assert max_tokens(tmp_path, config) == 30
     (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 20}')
     assert max_tokens(tmp_path, config) == 20
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
+@pytest.mark.parametrize(("given", "count"), [(None, 1), (2, 2)])
+def test_threads_are_those_the_process_may_use(folder: Path, given: int | None, count: int) -> None:
+    code = (
+        "import os, sys; from leap.runtime import LeapEncoder; "
+        "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
+        "encoder = LeapEncoder.from_pretrained(sys.argv[1], threads=int(sys.argv[2]) or None); "
+        "print(encoder._session.get_session_options().intra_op_num_threads)"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(given or 0)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(found) == (count if (os.cpu_count() or 1) > 1 or given else 0)
