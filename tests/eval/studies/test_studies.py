@@ -155,6 +155,7 @@ def test_one_line_for_a_wrong_argument(
     folder: Path, line: str, named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["--teacher", str(folder / "teacher"), "--texts", str(folder / "texts.txt")]
+    common += ["--folder", str(folder / "runs")]
     assert main(["ablation", *common, "--max_tokens", "3", *line.split()]) == 2
     error = capsys.readouterr().err
     assert named in error
