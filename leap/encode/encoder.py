@@ -20,15 +20,13 @@ from transformers import AutoModel, AutoTokenizer, BatchEncoding, PreTrainedToke
 from configuration_leap import ExitThreshold, LeapConfig, check_int
 from leap.encode.checkpoint import check_code, check_tokenizer, check_weights, loading
 from leap.encode.exits import FloatArray, IntArray
+from leap.encode.passes import passes
 from leap.errors import UsageError
 from leap.files import write_json
 from modeling_leap import LeapModel
 
 SENTENCE_CONFIG = "sentence_bert_config.json"
 PACKAGE_PREFIX = "package:"
-# Tokens a forward pass on a CPU, for each thread: what layers make of many more does not stay in a core's
-# cache, and passages of 250 tokens are encoded twice as fast as in batches of 64.
-PASS_TOKENS = 512
 CHARACTERS = 4  # a token, about
 
 
@@ -280,14 +278,6 @@ def encode_layers(
     return embeddings
 
 
-def _pass_size(encoder: Encoder, longest: str, batch_size: int) -> int:
-    """How many texts no longer than this one a forward pass takes."""
-    if encoder.model.device.type != "cpu":
-        return batch_size
-    tokens = min(len(longest) // CHARACTERS + 2, encoder.max_length)
-    return min(batch_size, max(1, PASS_TOKENS * torch.get_num_threads() // tokens))
-
-
 def forward_batches(
     encoder: Encoder, texts: Sequence[str], batch_size: int, progress: str | None
 ) -> Iterator[tuple[NDArray[np.int64], BatchEncoding]]:
@@ -298,14 +288,14 @@ def forward_batches(
     """
     model = encoder.model
     order = np.argsort([-len(text) for text in texts], kind="stable")
+    lengths = [min(len(texts[row]) // CHARACTERS + 2, encoder.max_length) for row in order]
+    threads = torch.get_num_threads() if model.device.type == "cpu" else None
     was_training = model.training
     model.eval()
     try:
         with tqdm(total=len(texts), desc=progress, unit="text", disable=progress is None) as bar:
-            start = 0
-            while start < len(texts):
-                rows = order[start : start + _pass_size(encoder, texts[order[start]], batch_size)]
-                start += len(rows)
+            for part in passes(lengths, batch_size, threads):
+                rows = order[part]
                 batch: BatchEncoding = encoder.tokenizer(
                     [texts[row] for row in rows],
                     padding=True,

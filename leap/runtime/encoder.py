@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 from tokenizers import Tokenizer
 
+from leap.encode.passes import passes
 from leap.runtime.folder import find_folder, max_tokens, open_graph, read_config
 from leap.runtime.session import NEVER, SUFFIXES, usable_cores
 from leap.runtime.texts import check_characters, check_strings, text_iterator
@@ -23,9 +24,6 @@ IntArray = NDArray[np.int64]
 # theta, or one of each layer, of which that of the test is read; None: full depth; "config": the model's own.
 ExitThreshold: TypeAlias = float | Sequence[float | None] | Literal["config"] | None
 
-# Padded tokens a forward pass, for each thread: what layers make of many more does not stay in a core's
-# cache. Passages are encoded twice as fast as in batches of 32, sentences as fast or faster (one thread).
-PASS_TOKENS = 512
 BLOCK = 64  # batches that are tokenised and sorted together: what a stream holds in memory
 
 
@@ -231,21 +229,14 @@ class LeapEncoder:
         found = Embeddings(
             np.empty((len(ids), self.dimension), np.float32), *np.empty((2, len(ids)), np.int64)
         )
-        for rows in self._passes(order, [len(ids[row]) for row in order], batch_size):
-            for whole, part in zip(found, self._run([ids[row] for row in rows], theta), strict=True):
-                whole[rows] = part
+        threads = self._arguments[2] or usable_cores()
+        for part in passes([len(ids[row]) for row in order], batch_size, threads):
+            rows = order[part]
+            for whole, values in zip(found, self._run([ids[row] for row in rows], theta), strict=True):
+                whole[rows] = values
             if bar is not None:
                 bar.update(len(rows))
         return found
-
-    def _passes(self, order: IntArray, lengths: list[int], batch_size: int) -> Iterator[IntArray]:
-        """`order`, of rows by falling length, cut into what one forward pass takes."""
-        tokens = PASS_TOKENS * (self._arguments[2] or usable_cores())
-        start = 0
-        while start < len(order):
-            end = start + min(batch_size, max(1, tokens // lengths[start]))
-            yield order[start:end]
-            start = end
 
     def _run(self, ids: list[list[int]], theta: float) -> list[Any]:
         """Pad a batch, its longest text first, and encode it."""

@@ -51,9 +51,8 @@ def open_session(path: Path, threads: int | None) -> InferenceSession:
     """
     options = SessionOptions()
     # ONNX Runtime by itself counts cores that the process may not run on; threads then wait for each other.
-    options.intra_op_num_threads = threads or (
-        usable_cores() if usable_cores() < (os.cpu_count() or 1) else 0
-    )
+    cores = usable_cores()
+    options.intra_op_num_threads = threads or (cores if cores < (os.cpu_count() or 1) else 0)
     options.log_severity_level = _ERRORS_ONLY
     # No plan of memory for each of the many shapes that batches come in: less memory, in the same time.
     options.enable_mem_pattern = False

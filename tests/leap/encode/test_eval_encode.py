@@ -43,7 +43,7 @@ def test_a_pass_takes_few_tokens_on_a_cpu_and_gives_the_same(
     handle = encoder.model.register_forward_pre_hook(
         lambda _model, _args, call: passes.append(tuple(call["input_ids"].shape)), with_kwargs=True
     )
-    monkeypatch.setattr("leap.encode.encoder.PASS_TOKENS", 16)
+    monkeypatch.setattr("leap.encode.passes.PASS_TOKENS", 16)
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)
     found = encode(encoder, TEXTS)
     handle.remove()

@@ -119,9 +119,8 @@ def test_theta_moved(page: Browser, look: Callable[..., None]) -> None:
     page.wait(lambda: "The settings below" in page.text("#rule label.selected"))
     page.wait(lambda: layers(page) == [6] * 6)
     page.wait(lambda: "ran 6 of 6 layers" in page.text("#found"))
-    page.find("#theta input[type=range]").send_keys(
-        LEFT * 140
-    )  # 140 steps of 0.005: to 0.3, which every text here reaches
+    # 140 steps of 0.005: to 0.3, which every text here reaches.
+    page.find("#theta input[type=range]").send_keys(LEFT * 140)
     page.wait(lambda: layers(page) == [3] * 6)
     page.wait(lambda: "ran 3 of 6 layers" in page.text("#found"))
     look("theta")

@@ -62,7 +62,7 @@ def test_a_pass_takes_few_tokens_and_gives_the_same(
     monkeypatch.setattr(
         encoder, "_run", lambda ids, theta: passes.append((len(ids), len(ids[0]))) or run(ids, theta)
     )
-    monkeypatch.setattr("leap.runtime.encoder.PASS_TOKENS", 16)
+    monkeypatch.setattr("leap.encode.passes.PASS_TOKENS", 16)
     assert_allclose(encoder.encode(texts), expected, atol=1e-5)
     assert sum(rows for rows, _ in passes) == len(texts)
     assert all(rows * tokens <= 16 or rows == 1 for rows, tokens in passes)
