@@ -54,11 +54,12 @@ def average(encoders: Sequence[Encoder], shares: Sequence[float]) -> None:
         UsageError: a model has another shape or tokenizer than the first.
     """
     states = [encoder.model.state_dict() for encoder in encoders]
-    shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
-    for encoder, shape in zip(encoders, shapes, strict=True):
-        if shape != shapes[0] or tokenizer_sha256(encoder.tokenizer) != tokenizer_sha256(
-            encoders[0].tokenizer
-        ):
+    forms = [
+        ({name: tensor.shape for name, tensor in state.items()}, tokenizer_sha256(encoder.tokenizer))
+        for encoder, state in zip(encoders, states, strict=True)
+    ]
+    for encoder, form in zip(encoders, forms, strict=True):
+        if form != forms[0]:
             raise UsageError(
                 f"--models: {encoder.name!r} has not the shape and tokenizer of {encoders[0].name!r}: "
                 "average models that started from the same one"
@@ -84,15 +85,9 @@ def write(options: AverageOptions) -> None:
     first = encoders[0]
     write_model(options.output, first.model, first.tokenizer, first.max_length, options.save_dtype)
     made = load_encoder(str(options.output), device="cpu", argument="--output")
-    command = ["python", "-m", "leap.distill.average", "--models", *options.models]
-    command += [
-        "--shares",
-        *map(str, options.shares),
-        "--save_dtype",
-        options.save_dtype,
-        "--output",
-        str(options.output),
-    ]
+    shares = map(str, options.shares)
+    command = ["python", "-m", "leap.distill.average", "--models", *options.models, "--shares", *shares]
+    command += ["--save_dtype", options.save_dtype, "--output", str(options.output)]
     record = {
         "models": {"model": {"sha256": made.fingerprint()}},
         "average_of": parts,
