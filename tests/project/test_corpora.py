@@ -1,6 +1,7 @@
 """docs/corpora.md: every block runs as it stands, beside a corpus, and gives the encoder's own vectors."""
 
 import importlib.util
+import json
 import re
 import shutil
 import sys
@@ -23,6 +24,7 @@ PACKAGES = {
     "Dask": "dask",
     "FAISS": "faiss",
     "Qdrant": "qdrant_client",
+    "pgvector": "pgserver",
 }
 # A heading, what is no heading, and a block.
 BLOCK = re.compile(r"^###? ([^\n]+)\n(?:(?!^##).)*?^```python\n(.+?)^```", re.DOTALL | re.MULTILINE)
@@ -46,7 +48,12 @@ def blocks(repo_root: Path) -> dict[str, str]:
 
 
 def run(
-    name: str, repo_root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str,
+    repo_root: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    database: str = "",
 ) -> dict[str, Any]:
     """What the block leaves behind, run in a folder of its own beside the corpus."""
     for each in ("docs.parquet", "vectors"):
@@ -54,8 +61,18 @@ def run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(repo_root))  # of Spark's workers
     left: dict[str, Any] = {}
-    exec(blocks(repo_root)[name].replace(NAME, str(folder / "model")), left)
+    code = blocks(repo_root)[name].replace(NAME, str(folder / "model"))
+    exec(code.replace("dbname=docs", database), left)
     return left
+
+
+def start_postgres(folder: Path) -> Any:
+    """A PostgreSQL of its own, with pgvector."""
+    import pgserver
+
+    server = pgserver.get_server(folder / "postgres")
+    server.psql("CREATE EXTENSION vector")
+    return server
 
 
 def test_there_is_a_block_for_each(repo_root: Path) -> None:
@@ -84,9 +101,16 @@ def test_block_gives_the_encoders_vectors(
         pytest.skip("no java: Spark needs it")
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     folder, encoded = corpus
-    left = run(library, repo_root, folder, monkeypatch, tmp_path)
+    server = start_postgres(tmp_path) if library == "pgvector" else None
+    database = server.get_uri() if server else ""
+    left = run(library, repo_root, folder, monkeypatch, tmp_path, database)
     ids = IDS
-    if library == "datasets":
+    if server:
+        rows = server.psql("COPY (SELECT id, embedding FROM docs) TO STDOUT").splitlines()
+        server.cleanup()
+        ids, found = zip(*(row.split("\t") for row in rows), strict=True)
+        vectors, ids = [json.loads(vector) for vector in found], list(ids)
+    elif library == "datasets":
         vectors, layers = left["rows"]["embeddings"], left["rows"]["layers_run"]
         assert list(layers) == encoded.layers_run.tolist()
         ids = list(left["rows"]["id"])
