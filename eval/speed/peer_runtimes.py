@@ -7,6 +7,7 @@ in the function that needs it: what another one takes of memory must not count a
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,99 +64,69 @@ class Peer:
         return (FULL_DEPTH, EXITS) if self.model == "leap" else (FULL_DEPTH,)
 
 
-def _rules() -> dict[str, dict[str, Any]]:
-    """Variant -> arguments of a LEAP call; the rule of the config is the default one."""
-    return {FULL_DEPTH: {"exit_threshold": None}, EXITS: {}}
+def _variants(encode: Callable[..., Any], leap: bool = False) -> dict[str, Encode]:
+    """Full depth and, of LEAP, the rule of its config."""
+    return {FULL_DEPTH: partial(encode, exit_threshold=None), EXITS: encode} if leap else {FULL_DEPTH: encode}
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
 
 
-def _sentence_transformers(sources: Sources) -> dict[str, Encode]:
-    import torch
-    from sentence_transformers import SentenceTransformer
+def _sentence_transformers(leap: bool) -> Callable[[Sources], dict[str, Encode]]:
+    def load(sources: Sources) -> dict[str, Encode]:
+        import torch
+        from sentence_transformers import SentenceTransformer
 
-    torch.set_num_threads(sources.threads)
-    model = SentenceTransformer(sources.folder, device="cpu")
-    model.max_seq_length = sources.max_length
+        torch.set_num_threads(sources.threads)
+        model = SentenceTransformer(sources.folder, device="cpu", trust_remote_code=leap)
+        model.max_seq_length = sources.max_length
+        # encode() gives vectors alone, and calls forward() itself, by which it passes hooks over.
+        network, outputs = model[0].auto_model, []
+        forward = network.forward
 
-    def encode(texts: list[str]) -> tuple[NDArray[np.float32], None]:
-        return model.encode(texts, batch_size=len(texts), normalize_embeddings=True), None
+        def watched(**arguments: Any) -> Any:
+            outputs.append(forward(**arguments))
+            return outputs[-1]
 
-    return {FULL_DEPTH: encode}
+        if leap:
+            network.forward = watched
 
-
-def _leap_sentence_transformers(sources: Sources) -> dict[str, Encode]:
-    import torch
-    from sentence_transformers import SentenceTransformer
-
-    torch.set_num_threads(sources.threads)
-    model = SentenceTransformer(sources.folder, device="cpu", trust_remote_code=True)
-    model.max_seq_length = sources.max_length
-    # encode() gives vectors alone, and calls forward() itself, by which it passes hooks over.
-    leap, left = model[0].auto_model, []
-    forward = leap.forward
-
-    def watched(**arguments: Any) -> Any:
-        output = forward(**arguments)
-        left.append(output.layers_run)
-        return output
-
-    leap.forward = watched
-
-    def make(rule: dict[str, Any]) -> Encode:
-        def encode(texts: list[str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        def encode(texts: list[str], **rule: Any) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
             vectors = model.encode(texts, batch_size=len(texts), normalize_embeddings=True, **rule)
-            return vectors, left.pop().numpy()
+            return vectors, outputs.pop().layers_run.numpy() if leap else None
 
-        return encode
+        return _variants(encode, leap)
 
-    return {variant: make(rule) for variant, rule in _rules().items()}
-
-
-def _transformers(sources: Sources) -> dict[str, Encode]:
-    import torch
-    from torch.nn.functional import normalize
-    from transformers import AutoModel, AutoTokenizer
-
-    torch.set_num_threads(sources.threads)
-    tokenizer = AutoTokenizer.from_pretrained(sources.folder)
-    model = AutoModel.from_pretrained(sources.folder, dtype=torch.float32, use_safetensors=True).eval()
-
-    def encode(texts: list[str]) -> tuple[NDArray[np.float32], None]:
-        batch = tokenizer(
-            texts, padding=True, truncation=True, max_length=sources.max_length, return_tensors="pt"
-        )
-        with torch.inference_mode():
-            hidden = model(**batch).last_hidden_state
-            mask = batch["attention_mask"].unsqueeze(-1).float()
-            return normalize((hidden * mask).sum(dim=1) / mask.sum(dim=1)).numpy(), None
-
-    return {FULL_DEPTH: encode}
+    return load
 
 
-def _leap_transformers(sources: Sources) -> dict[str, Encode]:
-    import torch
-    from torch.nn.functional import normalize
-    from transformers import AutoModel, AutoTokenizer
+def _transformers(leap: bool) -> Callable[[Sources], dict[str, Encode]]:
+    def load(sources: Sources) -> dict[str, Encode]:
+        import torch
+        from torch.nn.functional import normalize
+        from transformers import AutoModel, AutoTokenizer
 
-    torch.set_num_threads(sources.threads)
-    tokenizer = AutoTokenizer.from_pretrained(sources.folder)
-    model = AutoModel.from_pretrained(sources.folder, dtype=torch.float32, trust_remote_code=True).eval()
+        torch.set_num_threads(sources.threads)
+        tokenizer = AutoTokenizer.from_pretrained(sources.folder)
+        how = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": leap}
+        model = AutoModel.from_pretrained(sources.folder, **how).eval()
 
-    def make(rule: dict[str, Any]) -> Encode:
-        def encode(texts: list[str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        def encode(texts: list[str], **rule: Any) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
             batch = tokenizer(
                 texts, padding=True, truncation=True, max_length=sources.max_length, return_tensors="pt"
             )
             with torch.inference_mode():
                 output = model(**batch, **rule)
-                return normalize(output.sentence_embedding).numpy(), output.layers_run.numpy()
+                if leap:
+                    return normalize(output.sentence_embedding).numpy(), output.layers_run.numpy()
+                mask = batch["attention_mask"].unsqueeze(-1).float()
+                mean = (output.last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)
+                return normalize(mean).numpy(), None
 
-        return encode
+        return _variants(encode, leap)
 
-    return {variant: make(rule) for variant, rule in _rules().items()}
+    return load
 
 
 def _tokenize(sources: Sources) -> Callable[[list[str]], dict[str, NDArray[np.int64]]]:
@@ -267,18 +238,16 @@ def _leap_encoder(precision: str) -> Callable[[Sources], dict[str, Encode]]:
             sources.exported, precision=precision, threads=sources.threads, max_length=sources.max_length
         )
 
-        def make(rule: dict[str, Any]) -> Encode:
-            def encode(texts: list[str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-                found = next(encoder.encode_stream(texts, batch_size=len(texts), **rule))
-                return found.embeddings, found.layers_run
+        def encode(texts: list[str], **rule: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+            found = next(encoder.encode_stream(texts, batch_size=len(texts), **rule))
+            return found.embeddings, found.layers_run
 
-            return encode
-
-        return {variant: make(rule) for variant, rule in _rules().items()}
+        return _variants(encode, leap=True)
 
     return load
 
 
+_TORCH_ST, _TORCH = "sentence-transformers, torch", "transformers, torch"
 _SENTENCE = {"sentence_transformers": "sentence-transformers"}
 _ONNX = {"onnxruntime": "onnxruntime", "tokenizers": "tokenizers", "onnx": "onnx"}
 _FASTEMBED = {"fastembed": "fastembed", "onnx": "onnx", "onnxruntime": "onnxruntime"}
@@ -286,61 +255,33 @@ OPENVINO_FILE, OPENVINO_INT8_FILE = "openvino/model.xml", "openvino/model_int8.x
 STATIC_FOLDER = "static"
 _FLAT, _FLAT_INT8 = "onnx/model_full.onnx", "onnx/model_full_quantized.onnx"
 
+_OPENVINO = {"openvino": "openvino"}
+_STATIC = {"model2vec": "model2vec[distill]", "sklearn": "scikit-learn"}
 
-def _peers() -> dict[str, Peer]:
-    table: tuple[tuple[Any, ...], ...] = (
-        (
-            "sentence-transformers",
-            "sentence-transformers, torch",
-            "float32",
-            _SENTENCE,
-            (),
-            _sentence_transformers,
-        ),
-        ("transformers", "transformers, torch", "float32", {}, (), _transformers),
-        ("onnxruntime", "ONNX Runtime, fused", "float32", _ONNX, ("onnx",), _onnxruntime(_FLAT)),
-        ("onnxruntime-int8", "ONNX Runtime, int8", "int8", _ONNX, ("onnx",), _onnxruntime(_FLAT_INT8)),
-        ("fastembed", "fastembed", "float32", _FASTEMBED, ("onnx",), _fastembed),
-        (
-            "openvino",
-            "OpenVINO",
-            "float32",
-            {"openvino": "openvino"},
-            ("openvino",),
-            _openvino(OPENVINO_FILE),
-        ),
-        (
-            "openvino-int8",
-            "OpenVINO, int8",
-            "int8",
-            {"openvino": "openvino", "nncf": "nncf"},
-            ("openvino-int8",),
-            _openvino(OPENVINO_INT8_FILE),
-        ),
-        (
-            "static",
-            "model2vec, static embeddings",
-            LOOKUP,
-            {"model2vec": "model2vec[distill]", "sklearn": "scikit-learn"},
-            ("static",),
-            _static,
-        ),
-        (
-            "leap-sentence-transformers",
-            "sentence-transformers, torch",
-            "float32",
-            _SENTENCE,
-            (),
-            _leap_sentence_transformers,
-        ),
-        ("leap-transformers", "transformers, torch", "float32", {}, (), _leap_transformers),
-        ("leap-onnx", "`LeapEncoder`", "float32", _ONNX, ("onnx",), _leap_encoder("float32")),
-        ("leap-onnx-int8", "`LeapEncoder`, int8", "int8", _ONNX, ("onnx",), _leap_encoder("int8")),
-    )
-    return {
-        name: Peer(title, "leap" if name.startswith("leap-") else "teacher", precision, packages, needs, load)
-        for name, title, precision, packages, needs, load in table
-    }
-
-
-PEERS = _peers()
+PEERS = {
+    "sentence-transformers": Peer(
+        _TORCH_ST, "teacher", "float32", _SENTENCE, (), _sentence_transformers(False)
+    ),
+    "transformers": Peer(_TORCH, "teacher", "float32", {}, (), _transformers(False)),
+    "onnxruntime": Peer("ONNX Runtime, fused", "teacher", "float32", _ONNX, ("onnx",), _onnxruntime(_FLAT)),
+    "onnxruntime-int8": Peer(
+        "ONNX Runtime, int8", "teacher", "int8", _ONNX, ("onnx",), _onnxruntime(_FLAT_INT8)
+    ),
+    "fastembed": Peer("fastembed", "teacher", "float32", _FASTEMBED, ("onnx",), _fastembed),
+    "openvino": Peer("OpenVINO", "teacher", "float32", _OPENVINO, ("openvino",), _openvino(OPENVINO_FILE)),
+    "openvino-int8": Peer(
+        "OpenVINO, int8",
+        "teacher",
+        "int8",
+        _OPENVINO | {"nncf": "nncf"},
+        ("openvino-int8",),
+        _openvino(OPENVINO_INT8_FILE),
+    ),
+    "static": Peer("model2vec, static embeddings", "teacher", LOOKUP, _STATIC, ("static",), _static),
+    "leap-sentence-transformers": Peer(
+        _TORCH_ST, "leap", "float32", _SENTENCE, (), _sentence_transformers(True)
+    ),
+    "leap-transformers": Peer(_TORCH, "leap", "float32", {}, (), _transformers(True)),
+    "leap-onnx": Peer("`LeapEncoder`", "leap", "float32", _ONNX, ("onnx",), _leap_encoder("float32")),
+    "leap-onnx-int8": Peer("`LeapEncoder`, int8", "leap", "int8", _ONNX, ("onnx",), _leap_encoder("int8")),
+}
