@@ -82,7 +82,7 @@ def text_sets(folder: Path, limit: int | None) -> list[TextSet]:
 
 
 def measure(encoder: Encoder, texts: TextSet, teacher: FloatArray) -> dict[str, Any]:
-    """Errors 1 - cos to the teacher: at full depth, when all leap, and by a rule that lets a share leap.
+    """Errors 1 - cos to the teacher: at full depth; where texts land, when all leap and by a rule, too.
 
     Args:
         encoder: trained.
@@ -92,7 +92,7 @@ def measure(encoder: Encoder, texts: TextSet, teacher: FloatArray) -> dict[str, 
     paths = encode_paths(encoder, texts.texts)
     errors = 1 - row_cosines(paths.embeddings, np.broadcast_to(teacher[:, None], paths.embeddings.shape))
     found: dict[str, Any] = {"full_depth": error_statistics(errors[:, -1])}
-    if len(paths.layers):
+    if encoder.model.config.landing_layer is not None:
         found["all_leap"] = error_statistics(errors[:, 0])
         taken = paths.taken(strictest_theta(paths.cosines, LEAP_SHARE))
         found["by_rule"] = error_statistics(errors[np.arange(len(errors)), taken])
