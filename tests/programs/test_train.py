@@ -177,13 +177,23 @@ def test_content_counts_and_not_names(work: Path, run: Run) -> None:
         run("content", "--checkpoint_minutes", "0", "--resume", "--data", str(moved))
 
 
-def test_two_processes_do_what_one_does(work: Path, repo_root: Path) -> None:
-    """Evaluated at steps that are no multiple of --log_steps, which once made the two wait for ever."""
+@pytest.fixture(scope="module")
+def halves(work: Path) -> list[str]:
+    """Evaluated at steps that are no multiple of --log_steps, which once made two processes wait for ever."""
     arguments = ["--eval_data", str(work / "sts.csv"), "--eval_steps", "3", "--log_steps", "2"]
     arguments += ["--full_depth_every", "1", "--gradient_accumulation_steps", "2"]
     arguments += ["--recipe", "paper"]  # L_contrast gathers over processes
-    one = launched(work, repo_root, "one", *arguments)
-    two = launched(work, repo_root, "two", *arguments, "--batch_size", "4", processes=2)
+    return [*arguments, "--batch_size", "4", "--checkpoint_minutes", "0"]
+
+
+@pytest.fixture(scope="module")
+def two(work: Path, repo_root: Path, halves: list[str]) -> Path:
+    """A run of two processes."""
+    return launched(work, repo_root, "two", *halves, processes=2)
+
+
+def test_two_processes_do_what_one_does(run: Run, halves: list[str], two: Path) -> None:
+    one = run("one", *halves, "--batch_size", "8")
     first, second = weights(one), weights(two)
     for name, tensor in first.items():
         if name.endswith("key.bias"):
@@ -196,20 +206,17 @@ def test_two_processes_do_what_one_does(work: Path, repo_root: Path) -> None:
     ]
 
 
-def test_two_processes_resume(work: Path, repo_root: Path) -> None:
+def test_two_processes_resume(work: Path, repo_root: Path, halves: list[str], two: Path) -> None:
     """From a checkpoint at a step that is no multiple of what is logged or evaluated every so many steps."""
-    arguments = ["--log_steps", "2", "--eval_data", str(work / "sts.csv"), "--eval_steps", "3"]
-    arguments += ["--batch_size", "4", "--checkpoint_minutes", "0"]
-    whole = launched(work, repo_root, "two-whole", *arguments, processes=2)
-    newest = max((whole / "checkpoints").iterdir())
-    before = min((whole / "checkpoints").iterdir())
+    newest = max((two / "checkpoints").iterdir())
+    before = min((two / "checkpoints").iterdir())
     assert int(before.name[-1]) == int(newest.name[-1]) - 1
     shutil.copytree(before, work / "two-resumed" / "checkpoints" / before.name)
-    resumed = launched(work, repo_root, "two-resumed", *arguments, "--resume", processes=2)
-    first, second = weights(whole), weights(resumed)
+    resumed = launched(work, repo_root, "two-resumed", *halves, "--resume", processes=2)
+    first, second = weights(two), weights(resumed)
     assert all(torch.equal(first[name], second[name]) for name in first)
     # What was summed for a report before the kill is not in the checkpoint: of that one row the means differ.
-    assert [row["step"] for row in rows(whole)] == [row["step"] for row in rows(resumed)]
+    assert [row["step"] for row in rows(two)] == [row["step"] for row in rows(resumed)]
 
 
 def test_paper_recipe_float16_and_tracker(run: Run) -> None:
