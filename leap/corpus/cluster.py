@@ -27,7 +27,6 @@ except ImportError as error:
     raise UsageError("--ray: Ray Data is not installed: pip install 'ray[data]'") from error
 
 BLOCK = 4096  # rows that travel together
-BLOCK_BYTES = 2**20
 LEAST_CPUS = 8  # of a Ray of this machine's own; they are logical, and its checkpoints wait for ever on fewer
 
 
@@ -100,10 +99,7 @@ def encode_on_ray(documents: Documents, encoder: TextEncoder, options: Any) -> N
         files = [replace(each, name=file) for each in sources for file in each.files() or [each.name]]
         # Beside the output: what Ray clears away there it would find by its name in here, too.
         checkpoint = CheckpointConfig("row", str(output.with_name(f".{output.name}.checkpoint")))
-        context = ray.data.DataContext.get_current()
-        context.checkpoint_config = checkpoint
-        # A file comes in pieces of this size, so that all workers have a share of a single one, too.
-        context.target_max_block_size = BLOCK_BYTES
+        ray.data.DataContext.get_current().checkpoint_config = checkpoint
         workers = ActorPoolStrategy(
             min_size=options.ray_workers or 1, max_size=options.ray_workers or (cores if local else None)
         )
