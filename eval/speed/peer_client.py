@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ class PeerProcess:
 
     def close(self) -> None:
         """End the process."""
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # what a process that has died did not read
+            self._process.stdin.close()
         self._process.stdout.close()
         self._process.terminate()
         self._process.wait()

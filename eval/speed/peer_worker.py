@@ -1,6 +1,6 @@
 """The process in which a library is measured: it answers requests, JSON lines, until its input ends.
 
-    python -m eval.peer_worker NAME
+    python -m eval.speed.peer_worker NAME
 
 Requests, each with the key `do`; the answer is one JSON object, `{"error": text}` where it cannot be done:
 

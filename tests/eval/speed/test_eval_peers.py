@@ -209,6 +209,17 @@ def test_a_library_that_fails_is_named(tmp_path: Path) -> None:
         PeerProcess("transformers", sources(tmp_path))
 
 
+def test_a_process_that_dies_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = tmp_path / "library"
+    library.write_text("#!/bin/sh\nread request\necho '{\"load_s\": 1}'\necho out of memory >&2\nexit 3\n")
+    library.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(library))
+    named = r"^--peers: transformers cannot memory: .* ended with status 3: out of memory: mend it"
+    with pytest.raises(UsageError, match=named), PeerProcess("transformers", sources(tmp_path)) as process:
+        process._process.wait()
+        process.ask("memory")
+
+
 def test_the_command(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
