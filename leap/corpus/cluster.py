@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate, islice
+from itertools import accumulate, count, islice
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +27,7 @@ except ImportError as error:
     raise UsageError("--ray: Ray Data is not installed: pip install 'ray[data]'") from error
 
 BLOCK = 4096  # rows that travel together
+LEAST_TASKS = 16  # that read; files fewer than that are read by several, a share of the blocks each
 LEAST_CPUS = 8  # of a Ray of this machine's own; they are logical, and its checkpoints wait for ever on fewer
 
 
@@ -48,9 +49,13 @@ class _Files(Datasource):
 
     def get_read_tasks(self, parallelism: int, *_: object, **__: object) -> list[ReadTask]:
         nothing = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        # What a task gives goes to one worker: reading a local file again costs less than idle workers.
+        spread = -(-parallelism // len(self.files))
         return [
-            ReadTask(partial(_blocks, self.documents, file, number, first), nothing)
+            ReadTask(partial(_blocks, self.documents, file, number, first, share, shares), nothing)
             for number, (file, first) in enumerate(zip(self.files, self.first, strict=True))
+            for shares in [spread if os.path.isfile(file.name) else 1]
+            for share in range(shares)
         ]
 
 
@@ -58,14 +63,20 @@ def _count(documents: Documents, file: TextSource) -> int:
     return sum(1 for _ in documents.rows(sources=[file]))
 
 
-def _blocks(documents: Documents, file: TextSource, number: int, first: int) -> Iterator[pa.Table]:
+def _blocks(
+    documents: Documents, file: TextSource, number: int, first: int, share: int, shares: int
+) -> Iterator[pa.Table]:
+    """Every `shares`-th block of a file, from block `share` on."""
     rows = documents.rows(sources=[file], first=first)
-    key = number << 40  # a file has fewer rows than that
-    while block := list(islice(rows, BLOCK)):
-        ids, texts = zip(*block, strict=True)
-        keys = pa.array(range(key, key + len(ids)), pa.int64())
-        yield pa.table({"row": keys, "id": pa.array(ids), "text": pa.array(texts, pa.large_string())})
-        key += len(ids)
+    for block in count():
+        found = list(islice(rows, BLOCK))
+        if not found:
+            return
+        if block % shares == share:
+            ids, texts = zip(*found, strict=True)
+            key = (number << 40) + block * BLOCK  # a file has fewer rows than 2^40
+            keys = pa.array(range(key, key + len(ids)), pa.int64())
+            yield pa.table({"row": keys, "id": pa.array(ids), "text": pa.array(texts, pa.large_string())})
 
 
 class _Actor:
@@ -103,7 +114,9 @@ def encode_on_ray(documents: Documents, encoder: TextEncoder, options: Any) -> N
         workers = ActorPoolStrategy(
             min_size=options.ray_workers or 1, max_size=options.ray_workers or (cores if local else None)
         )
-        ray.data.read_datasource(_Files(documents, files), override_num_blocks=len(files)).map_batches(
+        ray.data.read_datasource(
+            _Files(documents, files), override_num_blocks=max(LEAST_TASKS, len(files))
+        ).map_batches(
             _Actor,
             fn_constructor_args=(replace(encoder, threads=1), options.dtype),
             batch_size=64 * encoder.batch_size,
