@@ -10,11 +10,12 @@ import numpy as np
 
 from configuration_leap import ExitThreshold
 from eval.frame import Batched, OfModel
+from eval.quality.cosine_spearman import CosineSpearman
 from eval.report import Report
 from leap.arguments import option, threshold
 from leap.encode.encoder import Encoder
 from leap.encode.exits import FloatArray, row_cosines, theta_text
-from leap.encode.metrics import CosineSpearman, bootstrap_interval
+from leap.encode.metrics import bootstrap_interval
 from leap.encode.paths import encode_paths
 from leap.text.sets import StsData, load_sts
 

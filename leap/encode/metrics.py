@@ -1,10 +1,7 @@
 """Spearman's correlation of cosines, the score of sentence similarity, and its interval."""
 
-import datasets
-import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 
 from leap.encode.exits import FloatArray, row_cosines
 
@@ -19,39 +16,12 @@ def spearman(a: ArrayLike, b: ArrayLike) -> FloatArray:
     Returns:
         (...) correlations; NaN where all numbers of one side are the same.
     """
+    from scipy.stats import rankdata  # here: it takes a second to load, and training may not need it
+
     ranks = [rankdata(side, axis=-1) for side in (a, b)]
     first, second = (side - side.mean(axis=-1, keepdims=True) for side in ranks)
     with np.errstate(invalid="ignore"):
         return (first * second).sum(-1) / np.sqrt((first**2).sum(-1) * (second**2).sum(-1))
-
-
-class CosineSpearman(evaluate.Metric):
-    """Spearman's correlation of the cosine of two embeddings with the similarity that people gave.
-
-    MTEB's `cosine_spearman`, the main score of the STS tasks. Needs nothing from the Hub:
-    `CosineSpearman(keep_in_memory=True).compute(embeddings1=..., embeddings2=..., references=...)` takes two
-    arrays (N, H) and N scores and returns `{"cosine_spearman": float}`.
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=self.__class__.__doc__,
-            citation="",
-            inputs_description="embeddings1, embeddings2: (N, H) floats; references: N gold similarities",
-            features=datasets.Features(
-                {
-                    "embeddings1": datasets.List(datasets.Value("float32")),
-                    "embeddings2": datasets.List(datasets.Value("float32")),
-                    "references": datasets.Value("float64"),
-                }
-            ),
-        )
-
-    def _compute(
-        self, embeddings1: list[list[float]], embeddings2: list[list[float]], references: list[float]
-    ) -> dict[str, float]:
-        cosines = row_cosines(np.asarray(embeddings1), np.asarray(embeddings2))
-        return {"cosine_spearman": float(spearman(cosines, references))}
 
 
 def bootstrap_interval(
