@@ -66,17 +66,18 @@ def padded(rows: list[list[int]], extra: int = 0) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def cosines(model: LeapModel, token_ids: list[list[int]]) -> Tensor:
-    """(texts, L) cosines s_l in column l - 1, from full depth, similar lengths together; NaN where l < k."""
+    """(texts, L) cosines s_l in column l - 1, similar lengths together; NaN but for three layers."""
     patience = model.config.exit_patience
+    last = patience + 2
     order = sorted(range(len(token_ids)), key=lambda i: len(token_ids[i]))
     cosines = torch.full((len(token_ids), model.config.num_hidden_layers), torch.nan)
     for start in range(0, len(order), 64):
         chosen = order[start : start + 64]
         with torch.inference_mode():
             layers = model(
-                **padded([token_ids[i] for i in chosen]), output_layer_embeddings=True
+                **padded([token_ids[i] for i in chosen]), max_layers=last, output_layer_embeddings=True
             ).layer_embeddings
-        cosines[chosen, patience - 1 :] = cosine_similarity(
+        cosines[chosen, patience - 1 : last] = cosine_similarity(
             layers[:, patience:], layers[:, :-patience], dim=-1
         )
     return cosines
