@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from leap.corpus import read_vectors
+from leap.corpus.documents import Documents
 
 pytest.importorskip("ray", reason="no ray: pip install 'ray[data]'")
 pytestmark = [pytest.mark.integrations, pytest.mark.slow]
@@ -83,6 +84,21 @@ def test_a_killed_worker_loses_nothing(repo_root: Path, work: Path) -> None:
     check_the_same(work, "worker")
     assert start(repo_root, work, "worker", *RAY, "--resume").wait() == 0
     assert "nothing to do" in (work / "worker.log").read_text()
+
+
+def test_tasks_share_a_file(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from leap.corpus import cluster
+
+    monkeypatch.setattr(cluster, "BLOCK", 64)
+    documents = Documents.find([str(work / "b.jsonl")], "train", ["text"], None)
+    of = documents, documents.sources[0], 1, 7
+    whole, *shares = (
+        [row for block in cluster._blocks(*of, *share) for row in block.to_pylist()]
+        for share in [(0, 1), (0, 3), (1, 3), (2, 3)]
+    )
+    assert all(len(share) >= 64 for share in shares)
+    assert sorted((row for share in shares for row in share), key=lambda row: row["row"]) == whole
+    assert [row["id"] for row in whole] == list(range(7, 7 + ROWS - ROWS // 3))
 
 
 def test_a_killed_driver_goes_on(repo_root: Path, work: Path) -> None:
