@@ -54,11 +54,12 @@ def option(help: str, default: Any = dataclasses.MISSING) -> Any:
 
 
 def check_at_least(options: Any, low: float, *names: str) -> None:
-    """Raise a UsageError unless these fields are None or at least `low`."""
+    """Raise a UsageError unless these fields are None, or at least `low` or lists of what is."""
     for name in names:
-        value = getattr(options, name)
-        if value is not None and not value >= low:
-            raise UsageError(f"--{name}: must be at least {low}, got {value}")
+        values = getattr(options, name)
+        for value in values if isinstance(values, list) else [values]:
+            if value is not None and not value >= low:
+                raise UsageError(f"--{name}: must be at least {low}, got {value}")
 
 
 def check_share(options: Any, *names: str) -> None:

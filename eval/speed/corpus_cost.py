@@ -52,9 +52,7 @@ class Options(eval.frame.Options):
     def __post_init__(self) -> None:
         """See `eval.frame.Options`."""
         super().__post_init__()
-        check_at_least(self, 1, "threads")
-        if min(self.sizes) < 1:
-            raise UsageError(f"--sizes: must be at least 1, got {min(self.sizes)}")
+        check_at_least(self, 1, "threads", "sizes")
 
 
 def measure_cost(

@@ -4,8 +4,7 @@ Figures are compared as they are printed, so that words and tables never disagre
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,55 +18,17 @@ SPEEDUP = 1.6
 SHARE_ALONE, SHARE_BATCHED = 0.90, 0.85
 
 
-@dataclass(frozen=True)
-class Pace:
-    """LEAP's exits over its full depth in one library, on texts of one kind.
-
-    Attributes:
-        peer: key of the library in the figures.
-        texts: kind of texts.
-        batch_size: texts a call.
-        speedup: median over rounds.
-        possible: layers over the mean of layers run.
-        share: `speedup` over `possible`.
-        wanted: the share to reach.
-    """
-
-    peer: str
-    texts: str
-    batch_size: int
-    speedup: float
-    possible: float
-    share: float
-    wanted: float
-
-    @property
-    def fast_enough(self) -> bool:
-        """Whether the speedup is reached; required of one text at a time only."""
-        return self.batch_size > 1 or round(self.speedup, 2) >= SPEEDUP
-
-    @property
-    def near_enough(self) -> bool:
-        """Whether the required share of the possible speedup is reached."""
-        return round(self.share, 2) >= self.wanted
-
-
-@dataclass(frozen=True)
-class Race:
+class Race(NamedTuple):
     """LEAP in its fastest library of the same or a better precision, with exits, against a peer.
 
     Attributes:
         peer: key of the teacher's library.
         leap: key of LEAP's.
-        texts: kind of texts.
-        batch_size: texts a call.
         times: the peer's time over LEAP's, median over rounds.
     """
 
     peer: str
     leap: str
-    texts: str
-    batch_size: int
     times: float
 
     @property
@@ -81,30 +42,24 @@ def settings(figures: Json) -> list[tuple[str, int]]:
     return list(dict.fromkeys((row["texts"], row["batch_size"]) for row in figures["rows"]))
 
 
-def row_of(figures: Json, setting: tuple[str, int], peer: str, variant: str) -> Json:
-    """The row of a variant at a setting."""
+def row_of(figures: Json, setting: tuple[str, int], peer: str, variant: str | None = None) -> Json:
+    """The row of a peer at a setting, of its first variant or the one named."""
+    key = (*setting, peer)
     return next(
         row
         for row in figures["rows"]
-        if (row["texts"], row["batch_size"]) == setting and (row["peer"], row["variant"]) == (peer, variant)
+        if (row["texts"], row["batch_size"], row["peer"]) == key and variant in (None, row["variant"])
     )
 
 
-def paces(figures: Json) -> list[Pace]:
-    """LEAP's exits over its full depth, in every library at every setting."""
-    return [
-        Pace(
-            peer=row["peer"],
-            texts=row["texts"],
-            batch_size=row["batch_size"],
-            speedup=row["speedup"],
-            possible=row["possible"],
-            share=row["share"],
-            wanted=SHARE_ALONE if row["batch_size"] == 1 else SHARE_BATCHED,
-        )
-        for row in figures["rows"]
-        if row["variant"] == EXITS
-    ]
+def exit_rows(figures: Json) -> list[Json]:
+    """The rows of LEAP's exits, in every library at every setting."""
+    return [row for row in figures["rows"] if row["variant"] == EXITS]
+
+
+def near_enough(row: Json) -> bool:
+    """Whether a row of exits has the share of the possible speedup that its batch size has to reach."""
+    return round(row["share"], 2) >= (SHARE_ALONE if row["batch_size"] == 1 else SHARE_BATCHED)
 
 
 def admitted(figures: Json, precision: str) -> list[str]:
@@ -116,12 +71,8 @@ def admitted(figures: Json, precision: str) -> list[str]:
     ]
 
 
-def races(figures: Json) -> list[Race]:
+def races(figures: Json) -> Iterator[Race]:
     """Every library of the teacher against LEAP's fastest admitted one, at every setting."""
-    return list(_races(figures))
-
-
-def _races(figures: Json) -> Iterator[Race]:
     for setting in settings(figures):
         for name, peer in figures["peers"].items():
             leap = admitted(figures, peer["precision"])
@@ -129,14 +80,9 @@ def _races(figures: Json) -> Iterator[Race]:
                 continue
             own = {entry: row_of(figures, setting, entry, EXITS) for entry in leap}
             best = max(own, key=lambda entry: own[entry]["ratio"])
-            theirs = next(
-                row
-                for row in figures["rows"]
-                if (row["texts"], row["batch_size"]) == setting and row["peer"] == name
-            )
             # Both ratios have the same baseline in the same round, so their quotient is taken round by round.
-            times = np.divide(own[best]["ratios"], theirs["ratios"])
-            yield Race(name, best, *setting, float(np.median(times)))
+            times = np.divide(own[best]["ratios"], row_of(figures, setting, name)["ratios"])
+            yield Race(name, best, float(np.median(times)))
 
 
 def summary(figures: Json) -> str:
@@ -161,15 +107,14 @@ def summary(figures: Json) -> str:
         label = f"{row['peer']}, {row['variant']}"
         line = f"  {way:<22}{label:<42}{row['p50_ms']:>9.2f}{row['p95_ms']:>9.2f}{row['p99_ms']:>9.2f}"
         lines.append(line + (f"{row['texts_per_s']:>9.1f} texts/s" if row["clients"] else ""))
-    own, others = paces(figures), races(figures)
-    alone = [pace for pace in own if pace.batch_size == 1]
+    own = exit_rows(figures)
     for name, held in (
-        (f"batch 1, {SPEEDUP} times full depth", [pace.fast_enough for pace in alone]),
         (
-            f"share of the possible {SHARE_ALONE:.0%}, batched {SHARE_BATCHED:.0%}",
-            [p.near_enough for p in own],
+            f"batch 1, {SPEEDUP} times full depth",
+            [round(row["speedup"], 2) >= SPEEDUP for row in own if row["batch_size"] == 1],
         ),
-        ("faster than every peer of the same or a lower precision", [race.won for race in others]),
+        (f"share of the possible {SHARE_ALONE:.0%}, batched {SHARE_BATCHED:.0%}", [*map(near_enough, own)]),
+        ("faster than every peer of the same or a lower precision", [race.won for race in races(figures)]),
     ):
         lines.append(f"{name}: {sum(held)} of {len(held)}")
     lines += [f"missing: {peer['title']}: {peer['install']}" for peer in figures["missing"].values()]

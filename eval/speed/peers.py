@@ -53,21 +53,14 @@ Key = tuple[str, str]  # peer and variant
 Ask = Callable[..., dict[str, Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class Settings:
-    """How to time.
+    """How to time."""
 
-    Attributes:
-        baseline: the peer that ratios are to, at full depth.
-        batch_sizes: texts a call.
-        rounds: turns of each library at each setting, at most.
-        seconds: of each setting; no turn begins after it, but for the first `LEAST_ROUNDS`.
-    """
-
-    baseline: str = BASELINE
-    batch_sizes: Sequence[int] = BATCH_SIZES
-    rounds: int = 40
-    seconds: float = 60.0
+    baseline: str = option("peer that ratios are relative to, at full depth", BASELINE)
+    batch_sizes: list[int] = option("texts per call", list(BATCH_SIZES))
+    rounds: int = option("most turns of each library per setting", 40)
+    seconds: float = option(f"of a setting, after which no turn but the first {LEAST_ROUNDS} begins", 60.0)
 
 
 def evaluate_peers(
@@ -203,18 +196,14 @@ def _measure(
 
 
 @dataclass(kw_only=True)
-class Options(Drawn, BesideTeacher):
+class Options(Settings, Drawn, BesideTeacher):
     """Options of this evaluation."""
 
     data: str = option("sentence pairs, as of `eval sts`", "stsb")
     split: str = option("split of the data", "test")
     passages: str = option("retrieval set whose documents are cut", "scifact")
     lengths: list[int] = option("tokens of the passages", list(LENGTHS))
-    batch_sizes: list[int] = option("texts per call", list(BATCH_SIZES))
     peers: list[str] = option("peers to compare", list(PEERS))
-    baseline: str = option("peer that ratios are relative to", BASELINE)
-    rounds: int = option("most turns of each library per setting", 40)
-    seconds: float = option(f"of a setting, after which no turn but the first {LEAST_ROUNDS} begins", 60.0)
     stream_seconds: float = option("seconds per turn of each library with the stream; 0: no stream", 2.0)
     threads: int = option("threads of each library", 2)
     seed: int = option("random seed of the order of texts", 0)
@@ -222,10 +211,7 @@ class Options(Drawn, BesideTeacher):
     def __post_init__(self) -> None:
         """See `eval.frame.Options`."""
         super().__post_init__()
-        check_at_least(self, 1, "rounds", "threads")
-        for name in ("lengths", "batch_sizes"):
-            if min(getattr(self, name)) < 1:
-                raise UsageError(f"--{name}: must be at least 1, got {min(getattr(self, name))}")
+        check_at_least(self, 1, "rounds", "threads", "lengths", "batch_sizes")
         check_names(self.peers)
         if self.baseline not in self.peers:
             raise UsageError(f"--baseline: {self.baseline!r} is not among --peers: add it, or name another")
@@ -253,14 +239,13 @@ def run(options: Options) -> Report:
     model = load_encoder(options.model, device="cpu")
     teacher = load_encoder(options.teacher, device="cpu", argument="--teacher")
     kinds = choose_kinds(model, pairs, documents, options.lengths, options.seed, max(options.batch_sizes))
-    settings = Settings(options.baseline, options.batch_sizes, options.rounds, options.seconds)
     with ExitStack() as stack:
         sources = stack.enter_context(
             sources_of(model, teacher, [PEERS[name] for name in present], options.threads, pairs.first)
         )
         processes = {name: start(name, sources, stack) for name in present}
         asks = {name: process.ask for name, process in processes.items()}
-        found = evaluate_peers(asks, kinds, pairs, model.depth, settings, progress=True)
+        found = evaluate_peers(asks, kinds, pairs, model.depth, options, progress=True)
         stream = []
         if options.stream_seconds:
             sides = [list(side.values()) for side in (documents.queries, documents.documents)]

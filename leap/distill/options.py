@@ -9,7 +9,7 @@ from typing import Any, Literal, NoReturn
 from transformers import HfArgumentParser
 
 from configuration_leap import LeapConfig
-from leap.arguments import option
+from leap.arguments import check_at_least, option
 from leap.distill.objective import ObjectiveConfig
 from leap.distill.recipes import PRESETS, RECIPES
 from leap.distill.students import parse_layer_starts
@@ -186,26 +186,14 @@ def parse(description: str, argv: Sequence[str] | None = None) -> tuple[TrainOpt
 
 def check(options: TrainOptions, objective: ObjectiveConfig) -> None:
     """Raise a ValueError, naming the option and the remedy, for what is known to be wrong beforehand."""
-    counts = (
-        "full_depth_every batch_size batch_tokens gradient_accumulation_steps epochs eval_steps log_steps"
+    check_at_least(
+        options, 1, "full_depth_every", "batch_size", "batch_tokens", "gradient_accumulation_steps"
     )
-    for name in counts.split():
-        _require(getattr(options, name) >= 1, f"--{name} must be at least 1, got {getattr(options, name)}")
-    for name in ("max_texts", "max_tokens"):
-        value = getattr(options, name)
-        _require(value is None or value >= 1, f"--{name} must be at least 1 or left out, got {value}")
-    _require(
-        options.max_length >= 3,
-        f"--max_length must be at least 3 ([CLS], a token, [SEP]), got {options.max_length}",
-    )
+    check_at_least(options, 1, "epochs", "eval_steps", "log_steps", "max_texts", "max_tokens")
+    check_at_least(options, 3, "max_length")  # [CLS], a token, [SEP]
+    check_at_least(options, 0, "word_embedding_rate", "checkpoint_minutes")
     _require(options.learning_rate > 0, f"--learning_rate must be above 0, got {options.learning_rate}")
-    share = options.word_embedding_rate
-    _require(share >= 0, f"--word_embedding_rate must not be negative, got {share}")
     _require(0 <= options.warmup < 1, f"--warmup is a share of the run in [0, 1), got {options.warmup}")
-    _require(
-        options.checkpoint_minutes >= 0,
-        f"--checkpoint_minutes must not be negative, got {options.checkpoint_minutes}",
-    )
     _check_objective(objective)
     _require(
         options.batch_size >= objective.batch_needed,
@@ -225,13 +213,11 @@ def check(options: TrainOptions, objective: ObjectiveConfig) -> None:
 
 
 def _check_objective(objective: ObjectiveConfig) -> None:
-    for name in "final alpha beta delta own_final slope token_final token_exit signal".split():
-        value = getattr(objective, name)
-        _require(value >= 0, f"--{name} must not be negative, got {value}")
+    check_at_least(objective, 0, "final", "alpha", "beta", "delta", "own_final", "slope")
+    check_at_least(objective, 0, "token_final", "token_exit", "signal")
+    check_at_least(objective, 1, "first_exit_layer")
     _require(objective.temperature > 0, f"--temperature must be above 0, got {objective.temperature}")
     _require(-1 < objective.tau <= 1, f"--tau is a cosine in (-1, 1], got {objective.tau}")
-    first = objective.first_exit_layer
-    _require(first >= 1, f"--first_exit_layer counts from 1, got {first}")
 
 
 def set_exit_rule(config: LeapConfig, options: TrainOptions, objective: ObjectiveConfig) -> None:

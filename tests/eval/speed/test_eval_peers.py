@@ -14,7 +14,7 @@ from eval.__main__ import main
 from eval.speed import peer_runtimes
 from eval.speed.peer_client import PeerProcess
 from eval.speed.peer_runtimes import EXITS, FULL_DEPTH, PEERS, Sources
-from eval.speed.peer_targets import paces, races, summary
+from eval.speed.peer_targets import exit_rows, near_enough, races, summary
 from eval.speed.peer_texts import Kind, cut_to, passages, sentences
 from eval.speed.peer_worker import Worker, resident_mb
 from eval.speed.peers import PER_TURN, Settings, evaluate_peers
@@ -157,9 +157,10 @@ def test_targets() -> None:
             | {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0}
         ],
     }
-    (pace,), (race,) = paces(figures), races(figures)
-    assert not pace.fast_enough
-    assert pace.near_enough
+    (row,), (race,) = exit_rows(figures), races(figures)
+    assert near_enough(row)
+    assert not near_enough(row | {"share": 0.89})
+    assert near_enough(row | {"share": 0.85, "batch_size": 32})
     assert (race.peer, race.leap, race.times, race.won) == ("transformers", "leap-transformers", 4.0, True)
     printed = summary(figures)
     assert "batch 1, 1.6 times full depth: 0 of 1" in printed
