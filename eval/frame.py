@@ -97,7 +97,7 @@ def evaluate(name: str, module: ModuleType, argv: Sequence[str]) -> tuple[Report
     """Run an evaluation on the arguments of its command line; the report, and the options it was run with.
 
     Raises:
-        UsageError: an argument to mend.
+        UsageError: a wrong argument.
         NothingQualifiesError: the work was done and nothing meets the demand.
         SystemExit: with status 2, for what does not parse.
     """

@@ -130,7 +130,7 @@ def load(source: str) -> tuple[Any, Any]:
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # made up where the files are missing
         raise ValueError(f"--model: {source!r} has no tokenizer: put tokenizer.json beside its weights")
     if not hasattr(model.config, "resolve_exit_rule"):
-        raise ValueError(f"--model: {source!r} is no LEAP model: give one that is")
+        raise ValueError(f"--model: {source!r} is not a LEAP model: give one that is")
     return model, tokenizer
 
 

@@ -51,7 +51,7 @@ def _listing(files: Files, folder: str, recursive: bool) -> Iterator[dict[str, o
 
 @dataclass(frozen=True)
 class Reply:
-    """What is sent back, where it is no JSON with status 200.
+    """What is sent back, where it is not JSON with status 200.
 
     Attributes:
         status: of HTTP.

@@ -78,7 +78,7 @@ def read_results(folder: Path, config: Path) -> Results:
         config: the model's config.json.
 
     Raises:
-        UsageError: a required file is missing, a file is no JSON, or files are of other weights or of
+        UsageError: a required file is missing, a file is not JSON, or files are of other weights or of
             another exit rule, so that they cannot stand in one table. The message names file and remedy.
     """
     if not folder.is_dir():
@@ -103,7 +103,7 @@ def _read(path: Path) -> Json:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise UsageError(f"--results: {path} is no JSON ({error}): make it again") from error
+        raise UsageError(f"--results: {path} is not JSON ({error}): make it again") from error
 
 
 def _check_weights(results: Results) -> None:
@@ -140,7 +140,7 @@ def _check_twins(results: Results) -> None:
 
 def _again(results: Results, name: str, fault: str) -> UsageError:
     command = results.files[name]["provenance"]["command"]
-    return UsageError(f"--results: {name}.json {fault}: make it again with `{command}`, or take it away")
+    return UsageError(f"--results: {name}.json {fault}: make it again with `{command}`, or remove it")
 
 
 def training_sources(results: Results) -> list[Json]:

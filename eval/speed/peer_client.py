@@ -75,7 +75,7 @@ class PeerProcess:
             answer = ""
         found = json.loads(answer) if answer else {"error": self._last_words()}
         if "error" in found:
-            raise UsageError(f"--peers: {self.name} cannot {what}: {found['error']}: mend it or leave it out")
+            raise UsageError(f"--peers: {self.name} cannot {what}: {found['error']}: fix it or leave it out")
         return found
 
     def _last_words(self) -> str:
@@ -104,4 +104,4 @@ def check_names(names: list[str]) -> None:
     """Raise a UsageError for an unknown peer."""
     unknown = [name for name in names if name not in PEERS]
     if unknown:
-        raise UsageError(f"--peers: there is no {unknown[0]!r}: choose of {', '.join(PEERS)}")
+        raise UsageError(f"--peers: there is no {unknown[0]!r}: choose from {', '.join(PEERS)}")

@@ -244,7 +244,7 @@ class Options(Batched, OfModel):
         check_at_least(self, 1, "texts")
         unknown = [name for name in self.paths if name not in PATHS]
         if unknown:
-            raise UsageError(f"--paths: {unknown[0]!r} is none of {', '.join(PATHS)}")
+            raise UsageError(f"--paths: {unknown[0]!r} is not one of {', '.join(PATHS)}")
 
 
 def run(options: Options) -> Report:

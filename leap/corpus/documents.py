@@ -37,7 +37,7 @@ class Documents:
         """
         doubled = next((name for name in text_columns if text_columns.count(name) > 1), None)
         if doubled is not None:
-            raise UsageError(f"--text_columns: {doubled!r} is there twice: name each column once")
+            raise UsageError(f"--text_columns: {doubled!r} is given twice: name each column once")
         sources = [TextSource(name, split, argument="--input") for name in names]
         for source in sources:
             source.files()

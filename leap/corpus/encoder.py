@@ -69,7 +69,7 @@ class TextEncoder:
         """
         found = _load(self)(list(texts))
         if not np.isfinite(found.embeddings).all():
-            raise UsageError("--mixed_precision: vectors came out that are not finite: run without it")
+            raise UsageError("--mixed_precision: some vectors are not finite: run without it")
         return found._replace(embeddings=unit_vectors(found.embeddings)) if self.normalize else found
 
     def resolved(self) -> "TextEncoder":
@@ -108,7 +108,7 @@ def _onnx(settings: TextEncoder) -> Callable[[list[str]], Encoded]:
     from leap.runtime.encoder import LeapEncoder
 
     if settings.max_layers or settings.mixed_precision != "no":
-        raise UsageError("--max_layers and --mixed_precision are of torch: pass --runtime torch")
+        raise UsageError("--max_layers and --mixed_precision need torch: pass --runtime torch")
     model, longest = settings.model, settings.max_length
     encoder = LeapEncoder.from_pretrained(model, threads=settings.threads, max_length=longest)
     call = {"exit_threshold": settings.exit_threshold, "normalize_embeddings": False}

@@ -197,7 +197,7 @@ def load_encoder(
         longest = min(model.config.max_position_embeddings, tokenizer.model_max_length)
         max_length = _max_length(folder_or_id, longest, revision)
     if not hasattr(model.config, "exit_threshold"):
-        raise UsageError(f"{argument}: {source!r} brings no LEAP code: leave out --trust_remote_code")
+        raise UsageError(f"{argument}: {source!r} contains no LEAP code: leave out --trust_remote_code")
     # What evaluations read of an output, whatever the config asks for.
     model.config.return_dict, model.config.output_attentions = True, False
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

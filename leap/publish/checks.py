@@ -61,7 +61,7 @@ def _check_entries(root: Path, values: set[float]) -> None:
         try:
             found = [entry["value"] for entry in yaml.safe_load(path.read_text(encoding="utf-8"))]
         except (yaml.YAMLError, TypeError, KeyError) as error:
-            raise UsageError(f"--folder: {path} is no evaluation entry: {RENDER}") from error
+            raise UsageError(f"--folder: {path} is not an evaluation entry: {RENDER}") from error
         if not set(found) <= values:
             raise UsageError(f"--folder: {path} and {CARD} disagree: {RENDER}")
 
@@ -99,7 +99,7 @@ def check_onnx(root: Path) -> None:
         try:
             properties = onnx.load(path, load_external_data=False).metadata_props
         except Exception as error:  # of protobuf
-            raise UsageError(f"--folder: {path} is no ONNX graph: {remedy}") from error
+            raise UsageError(f"--folder: {path} is not an ONNX graph: {remedy}") from error
         facts = {entry.key: entry.value for entry in properties}
         if facts.get(ONNX_WEIGHTS) != weights:
             raise UsageError(f"--folder: {path} was exported from other weights: {remedy}")

@@ -28,7 +28,7 @@ def check_push(repository: str, argument: str) -> None:
         user = HfApi().whoami()
     except Exception as error:
         # Any: which library's errors of HTTP come through differs between versions of huggingface_hub.
-        raise UsageError(f"{argument}: no login at the Hub: {remedy} ({_reason(error)})") from error
+        raise UsageError(f"{argument}: not logged in to the Hub: {remedy} ({_reason(error)})") from error
     if _role(user) == "read":
         raise UsageError(f"{argument}: this login may only read: {remedy}, with a token that may write")
 
@@ -41,7 +41,7 @@ def check_name(repository: str, argument: str) -> None:
     except ValueError:
         well_formed = False
     if not well_formed:
-        raise UsageError(f"{argument}: {repository!r} is no name on the Hub: give OWNER/NAME")
+        raise UsageError(f"{argument}: {repository!r} is not a name on the Hub: give OWNER/NAME")
 
 
 def push(

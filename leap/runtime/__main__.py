@@ -11,7 +11,7 @@ from leap.runtime.export import export
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, or 2 for an argument to mend.
+    """Run the command line; the exit status: 0, or 2 for a wrong argument.
 
     Args:
         argv: the arguments; None: those of the process.

@@ -72,7 +72,7 @@ def open_graph(
         threads: as `open_session`.
 
     Raises:
-        ValueError: there is no such file, or it was made of other weights or for another rule.
+        ValueError: there is no such file, or it was made from other weights or for another rule.
     """
     file = f"{FOLDER}/{file_name('exit', precision)}"
     remedy = f"make it with python -m leap.runtime export --model {folder} --output {folder / FOLDER}"
@@ -83,7 +83,7 @@ def open_graph(
     weights = folder / WEIGHTS
     made_of = facts.get("leap.model_sha256")
     if weights.is_file() and sha256(weights) != made_of:
-        raise ValueError(f"{file} was made of other weights: {remedy}")
+        raise ValueError(f"{file} was made from other weights: {remedy}")
     if facts.get("leap.rule") != rule_of(config):
         raise ValueError(f"{file} was made for another exit rule than config.json has: {remedy}")
     return session, facts

@@ -125,7 +125,7 @@ class OpenFile:
             self._bytes += len(raw)
             text = (without_mark(raw) if self.line == 1 else raw).decode()
             if "\0" in text:
-                raise FormatError("a NUL character, so this is no UTF-8 text: convert it, or leave it out")
+                raise FormatError("a NUL character, so this is not UTF-8 text: convert it, or leave it out")
             yield text
         if not self.line:
             raise FormatError("it is empty: get it again, or leave it out")

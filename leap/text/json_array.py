@@ -69,7 +69,7 @@ def array_elements(
                 goes_on = error.msg.startswith("Unterminated") or error.pos > len(text) - LITERAL
                 if more and goes_on:
                     break
-                what = "it breaks off" if goes_on else f"no JSON, {error.msg}"
+                what = "it breaks off" if goes_on else f"not JSON: {error.msg}"
                 raise FormatError(f"in the object that begins on line {line}: {what}") from error
             yield line, element
             line += text.count("\n", position, end)

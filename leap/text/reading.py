@@ -218,11 +218,11 @@ def _reason(error: Exception) -> str:
         case FormatError():
             return str(error)
         case UnicodeDecodeError():
-            return "no UTF-8: convert the file, for example by iconv -f latin1 -t utf-8"
+            return "not UTF-8: convert the file, for example by iconv -f latin1 -t utf-8"
         case json.JSONDecodeError():
-            return f"no JSON ({error.msg}, column {error.colno}): mend the line, or leave it out"
+            return f"not JSON ({error.msg}, column {error.colno}): fix the line, or leave it out"
         case csv.Error():
-            return f"no CSV ({error}): mend its quotes"
+            return f"not CSV ({error}): fix its quotes"
         case RecursionError():
             return "JSON nested too deeply: leave it out"
         case PermissionError() | IsADirectoryError():

@@ -41,7 +41,7 @@ class Row:
             try:
                 value.encode()
             except UnicodeEncodeError as error:
-                raise self.refuse(f"column {column!r} holds half a surrogate pair: mend the text") from error
+                raise self.refuse(f"column {column!r} holds half a surrogate pair: fix the text") from error
         if required and not value.strip():
             raise self.refuse(f"column {column!r} holds no text")
         return value

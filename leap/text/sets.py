@@ -166,7 +166,7 @@ def _retrieval(
     texts = _by_id(queries)
     missing = [query for query in qrels if not texts.get(query)]
     if missing:
-        raise UsageError(f"--data: {name!r} judges query {missing[0]!r} but has no text for it: mend the set")
+        raise UsageError(f"--data: {name!r} judges query {missing[0]!r} but has no text for it: fix the set")
     if not documents or not qrels:
         raise UsageError(f"--data: {name!r} has {len(documents)} documents and {len(qrels)} judged queries")
     texts = {query: text for query, text in texts.items() if query in qrels}

@@ -225,7 +225,7 @@ def test_another_run_is_refused(work: Path, run: Run, tmp_path: Path, repo_root:
     [
         (["--input", "./nowhere/*.txt"], "--input"),
         (["--text_columns", "body"], "no column 'body'; it has '_id', 'title', 'text'"),
-        (["--text_columns", "text", "text"], "--text_columns: 'text' is there twice"),
+        (["--text_columns", "text", "text"], "--text_columns: 'text' is given twice"),
         (["--id_column", "key"], "no column 'key'"),
         (["--id_column", "title"], "line 2: column 'title' holds no id"),
         (["--model", "./nowhere"], "--model"),

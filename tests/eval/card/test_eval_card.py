@@ -215,7 +215,7 @@ def test_what_disagrees_is_refused(full: Path, name: str, change: Edit, complain
 
 def test_what_is_missing_is_named(tree: Path) -> None:
     (tree / "results" / "sts-stsb-test.json").write_text("{")
-    with pytest.raises(UsageError, match=r"sts-stsb-test\.json is no JSON"):
+    with pytest.raises(UsageError, match=r"sts-stsb-test\.json is not JSON"):
         rendered(tree)
     (tree / "results" / "sts-stsb-test.json").unlink()
     with pytest.raises(UsageError, match="is missing: make it with `python -m eval sts"):

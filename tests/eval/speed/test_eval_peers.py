@@ -206,7 +206,7 @@ def test_peak_memory_is_of_this_process() -> None:
 
 
 def test_a_library_that_fails_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^--peers: transformers cannot load: .*: mend it or leave it out$"):
+    with pytest.raises(UsageError, match=r"^--peers: transformers cannot load: .*: fix it or leave it out$"):
         PeerProcess("transformers", sources(tmp_path))
 
 
@@ -215,7 +215,7 @@ def test_a_process_that_dies_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     library.write_text("#!/bin/sh\nread request\necho '{\"load_s\": 1}'\necho out of memory >&2\nexit 3\n")
     library.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(library))
-    named = r"^--peers: transformers cannot memory: .* ended with status 3: out of memory: mend it"
+    named = r"^--peers: transformers cannot memory: .* ended with status 3: out of memory: fix it"
     with pytest.raises(UsageError, match=named), PeerProcess("transformers", sources(tmp_path)) as process:
         process._process.wait()
         process.ask("memory")
@@ -247,4 +247,4 @@ def test_the_command(
 
     assert main([*command, "--peers", "leap-transformers", "--baseline", "transformers"]) == 2
     assert main([*command, "--peers", "transformer"]) == 2
-    assert "there is no 'transformer': choose of sentence-transformers" in capsys.readouterr().err
+    assert "there is no 'transformer': choose from sentence-transformers" in capsys.readouterr().err

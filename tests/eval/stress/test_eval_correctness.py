@@ -135,7 +135,7 @@ def test_command(
     assert main([*command, "missing"]) == 2
     assert "--paths: none of them can run here: onnx: pip install it" in capsys.readouterr().err
     assert main([*command, "alone", "nowhere"]) == 2
-    assert "--paths: 'nowhere' is none of alone, batches" in capsys.readouterr().err
+    assert "--paths: 'nowhere' is not one of alone, batches" in capsys.readouterr().err
     assert not output.exists()
     assert main([*command, "alone", "--thetas", "2"]) == 2
     assert "--exit_threshold" in capsys.readouterr().err

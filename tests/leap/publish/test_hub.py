@@ -222,9 +222,9 @@ def test_what_cannot_be_pushed_is_said_before_anything_is_loaded(machine: Machin
 @pytest.mark.parametrize(
     ("repository", "complaint"),
     [
-        ("tiny", "'tiny' is no name on the Hub: give OWNER/NAME"),
-        ("a/b/c", "'a/b/c' is no name on the Hub"),
-        ("own er/tiny", "'own er/tiny' is no name on the Hub"),
+        ("tiny", "'tiny' is not a name on the Hub: give OWNER/NAME"),
+        ("a/b/c", "'a/b/c' is not a name on the Hub"),
+        ("own er/tiny", "'own er/tiny' is not a name on the Hub"),
         ("owner/tiny", "`hf auth login` or set HF_TOKEN"),  # offline mode, which conftest.py sets
     ],
 )

@@ -255,7 +255,7 @@ def test_what_breaks_off_leaves_the_old_revision(hub: FakeHub, whole_tree: Path)
     assert commits == f"POST /api/models/{name}/commit/main"
     assert "may only read" in reader
     for line in (nobody, unknown, unheard_of):
-        assert "no login at the Hub: run `hf auth login` or set HF_TOKEN" in line
+        assert "not logged in to the Hub: run `hf auth login` or set HF_TOKEN" in line
     assert [state.files for state in repository.commits[-2:]] == [
         {"config.json": b"old"},
         {"config.json": b"somebody else's"},
@@ -330,4 +330,4 @@ def test_a_token_that_a_library_quotes_is_not_repeated(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("name", ["LEAP-MiniLM-L6", "a/b/c", "le ap/x"])
 def test_a_name_that_is_none(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--repository", name, "--dry_run"]) == 2
-    assert f"--repository: {name!r} is no name on the Hub" in capsys.readouterr().err
+    assert f"--repository: {name!r} is not a name on the Hub" in capsys.readouterr().err

@@ -66,7 +66,7 @@ REFUSALS: dict[str, tuple[Damage, str]] = {
     ),
     "entry of nothing": (
         lambda tree: (tree / ".eval_results" / "sts99.yaml").touch(),
-        "sts99.yaml is no evaluation entry",
+        "sts99.yaml is not an evaluation entry",
     ),
     "other weights": (_other_weights, "are not those the card was measured on"),
     "torn weights": (
@@ -91,7 +91,7 @@ REFUSALS: dict[str, tuple[Damage, str]] = {
     ),
     "no graph": (
         lambda tree: (tree / "onnx" / "model.onnx").write_text("{}"),
-        "model.onnx is no ONNX graph",
+        "model.onnx is not an ONNX graph",
     ),
 }
 MISSING = {

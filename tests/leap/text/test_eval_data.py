@@ -164,7 +164,7 @@ def test_a_folder_that_is_not_beirs_is_refused(tmp_path: Path) -> None:
         ("queries", '{"_id": "q1", "text": "again"}', r"queries.jsonl', line 4: a second _id 'q1'"),
         ("corpus", '{"_id": null, "text": "x"}', r"line 5: column '_id' holds no id"),
         ("corpus", '{"_id": "d9", "text": 5}', r"line 5: column 'text' holds a number, no text"),
-        ("corpus", '{"_id": "d9", "te', r"line 5: no JSON"),
+        ("corpus", '{"_id": "d9", "te', r"line 5: not JSON"),
         ("qrels/test", "q1\td2\t0.5", r"test.tsv', line 5: column 'score' needs a whole number, got 0.5"),
         ("qrels/test", "q1\td2\tnan", r"line 5: column 'score' needs a finite number"),
         ("qrels/test", "q1\td2\t0", r"line 5: document 'd2' is judged a second time, otherwise"),

@@ -36,7 +36,7 @@ def test_pairs_give_all_first_sentences_and_then_all_second_ones(tmp_path: Path)
         ("nowhere.txt", None, "holds no .txt, .csv"),
         ("one.txt", "a cat\n", "holds 1 texts: give at least 2"),
         ("other.jsonl", '{"title": "a"}\n{"title": "b"}\n', "no column 'text'; it has 'title'"),
-        ("broken.jsonl", '{"text": "a"\n', "line 1: no JSON"),
+        ("broken.jsonl", '{"text": "a"\n', "line 1: not JSON"),
     ],
 )
 def test_what_cannot_be_read(tmp_path: Path, name: str, content: str | None, complaint: str) -> None:

@@ -44,7 +44,7 @@ def test_pairs_of_both_kinds(tmp_path: Path) -> None:
             "line 2: column 'negative_2' is not used",
         ),
         ("a.csv", "anchor,positive\nx,y\n", "holds 1 pairs"),
-        ("a.jsonl", '{"anchor": "x", "positive": "y"}\n{"anch', "a.jsonl', line 2: no JSON"),
+        ("a.jsonl", '{"anchor": "x", "positive": "y"}\n{"anch', "a.jsonl', line 2: not JSON"),
         ("a.tsv", "x\ty\n", "its name must end in .txt, .csv"),
     ],
 )

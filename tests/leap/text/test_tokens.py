@@ -83,7 +83,7 @@ def test_a_file_that_breaks_off_is_named(
         path.parent.mkdir()
         write(path.parent, name)
     torn.write_bytes(torn.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=f"^--data: '{torn}'.*(breaks off|no JSON)") as error:
+    with pytest.raises(ValueError, match=f"^--data: '{torn}'.*(breaks off|not JSON)") as error:
         source = TextSource(str(tmp_path / "*" / name))
         TokenCache.build([source], tokenizer, 16, tmp_path / "cache", streaming)
     assert "\n" not in str(error.value)
