@@ -11,7 +11,6 @@ path that converged texts take, and to tell beforehand how close the short path 
 import errno
 import math
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import timedelta
 
@@ -22,7 +21,7 @@ from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from leap.distill.batches import batch_loader, length_grouped_batches
+from leap.distill.batches import training_batches
 from leap.distill.checkpoint import load_checkpoint, save_checkpoint
 from leap.distill.evaluation import Evaluation
 from leap.distill.identity import run_identity
@@ -108,7 +107,7 @@ def main() -> None:
         fail(UsageError(f"--output_dir: {error}: make room there and start again with --resume"))
 
 
-def train(options: TrainOptions, terms: ObjectiveConfig, ends: ExitStack) -> None:  # noqa: C901 - a recipe
+def train(options: TrainOptions, terms: ObjectiveConfig, ends: ExitStack) -> None:
     """The recipe, from top to bottom.
 
     Raises:
@@ -137,8 +136,7 @@ def train(options: TrainOptions, terms: ObjectiveConfig, ends: ExitStack) -> Non
             options.sources(), tokenizer, options.max_length, options.cache_dir, options.streaming
         )
     texts = draw_texts(cache, options.max_texts, options.seed)
-    lengths = cache.lengths[texts]
-    total = options.max_tokens or options.epochs * int(lengths.sum())
+    total = options.max_tokens or options.epochs * int(cache.lengths[texts].sum())
 
     # 3. Objective and optimizer.
     gather = gather_with_gradient if processes > 1 else None
@@ -168,35 +166,13 @@ def train(options: TrainOptions, terms: ObjectiveConfig, ends: ExitStack) -> Non
     if sts and accelerator.is_main_process:
         evaluation = Evaluation(Encoder("teacher", teacher, tokenizer, options.max_length), sts)
 
-    def batches(done: int) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
-        """Texts and tokens of all processes, and this one's batch, for all batches after the first `done`.
-
-        They depend on seed and epoch alone, so that a resumed run leaves out those done.
-        """
-        epoch = 0
-        while True:
-            order = length_grouped_batches(
-                lengths, options.batch_tokens, options.batch_size, options.seed, epoch, processes
-            )
-            if not order:
-                raise ValueError(f"--data has {len(texts)} texts, fewer than there are processes: give more")
-            loader = batch_loader(
-                cache,
-                [texts[rows[process::processes]] for rows in order[done:]],
-                tokenizer.pad_token_id,
-                options.workers,
-                device.type == "cuda",
-            )
-            for rows, batch in zip(order[done:], loader, strict=True):
-                batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-                yield len(rows), int(lengths[rows].sum()), batch
-            epoch, done = epoch + 1, max(0, done - len(order))
-
     # 5. The loop. Of its own it waits for the device only to log.
     log = ends.enter_context(closing(Log(accelerator, options.log_steps, progress, total)))
     saved = time.monotonic()
-    for count, tokens, batch in batches(progress.batches):
-        ids, mask = batch["input_ids"], batch["attention_mask"]
+    batches = training_batches(
+        cache, texts, options, tokenizer.pad_token_id, device, process, processes, done=progress.batches
+    )
+    for count, tokens, ids, mask in batches:
         rate = learning_rate(progress.tokens / total, options)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["rate"]

@@ -1,9 +1,13 @@
 """Batches of texts of like length, bounded in tokens, in an order that seed and epoch alone decide."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from leap.distill.options import TrainOptions
 from leap.text.tokens import TokenRows
 
 BUCKET = 16_384  # texts sorted by length at a time: little padding, and an order that is random still
@@ -76,3 +80,46 @@ def batch_loader(
     """
     dataset = _Batches(rows, batches, pad_id, 8 if cuda else 1)
     return DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, pin_memory=cuda)
+
+
+def training_batches(
+    rows: TokenRows,
+    texts: np.ndarray,
+    options: TrainOptions,
+    pad_id: int,
+    device: torch.device,
+    process: int,
+    processes: int,
+    done: int = 0,
+) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """Batches without end: how many texts and tokens all processes have in one, and this one's ids and mask.
+
+    They depend on seed and epoch alone, so that a resumed run leaves out those done.
+
+    Args:
+        rows: where the texts are.
+        texts: which of them to train on.
+        options: of the run.
+        pad_id: the tokenizer's.
+        device: of ids and mask, both (B, T) int64.
+        process: number of this process.
+        processes: how many share a global batch.
+        done: batches to leave out.
+
+    Raises:
+        ValueError: there are fewer texts than processes.
+    """
+    lengths, epoch = rows.lengths[texts], 0
+    while True:
+        sizes = options.batch_tokens, options.batch_size
+        order = length_grouped_batches(lengths, *sizes, options.seed, epoch, processes)
+        if not order:
+            raise ValueError(f"--data has {len(texts)} texts, fewer than there are processes: give more")
+        own = [texts[batch[process::processes]] for batch in order[done:]]
+        loader = batch_loader(rows, own, pad_id, options.workers, device.type == "cuda")
+        for batch, found in zip(order[done:], loader, strict=True):
+            ids, mask = (
+                found[name].to(device, non_blocking=True) for name in ("input_ids", "attention_mask")
+            )
+            yield len(batch), int(lengths[batch].sum()), ids, mask
+        epoch, done = epoch + 1, max(0, done - len(order))
