@@ -9,8 +9,6 @@ autocast, for processors that have no bfloat16 units and emulate it.
 
 import copy
 import hashlib
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from tqdm.auto import tqdm
 
 from eval.frame import OfModel
 from eval.report import Report
+from eval.speed.timing import in_turns
 from leap.arguments import check_at_least, option
 from leap.distill.batches import length_grouped_batches
 from leap.distill.objective import Objective
@@ -87,24 +86,19 @@ def measure_throughput(
         the first variant: the median of the ratios within a round.
     """
     steps = {name: _stepper(teacher, cache, each, batch_tokens, seed) for name, each in VARIANTS.items()}
-    speeds: dict[str, list[float]] = {name: [] for name in steps}
-    with tqdm(total=len(steps) * (rounds + 1), desc="throughput", unit="step") as bar:
-        for turn in range(rounds + 1):
-            for name, step in steps.items():
-                since = time.perf_counter()
-                tokens = step(turn)
-                if turn:
-                    speeds[name].append(tokens / (time.perf_counter() - since))
-                bar.update(1)
-    first = speeds[next(iter(speeds))]
+    with tqdm(total=rounds, desc="throughput", unit="round") as bar:
+        how = {"rounds": rounds, "warm_up": 1, "device": teacher.model.device, "bar": bar}
+        times, tokens = in_turns(steps, **how)
+    speeds = {name: 1000 * np.array(tokens[name]) / times[name] for name in steps}
+    first = next(iter(speeds.values()))
     return {
         "batch_tokens": batch_tokens,
         "mean_tokens": float(cache.lengths.mean()),
         "variants": {
             name: {
-                "tokens_per_second": values,
-                "median": statistics.median(values),
-                "ratio": statistics.median(a / b for a, b in zip(values, first, strict=True)),
+                "tokens_per_second": values.tolist(),
+                "median": float(np.median(values)),
+                "ratio": float(np.median(values / first)),
             }
             for name, values in speeds.items()
         },
@@ -136,8 +130,6 @@ def _stepper(
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
         return int(mask.sum())
 
     return step
