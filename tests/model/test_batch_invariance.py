@@ -16,8 +16,8 @@ from transformers import AutoTokenizer
 
 from modeling_leap import LeapModel
 
-TEXTS = 2048  # by the config's rule
-FEWER = 512  # by rules made up to have texts leave in many places
+TEXTS = 2048
+FEWER = 512  # in the tests that are not slow
 BATCH = 32
 TOLERANCE = 1e-5  # of an embedding's components
 # Of a token's state, relative to its length of about 12: a few tokens amplify rounding, more with AVX-512.
@@ -92,9 +92,13 @@ def dividing_threshold(cosines: torch.Tensor) -> float:
 
 # At how many layers texts leave or end, at least; by the rule of the config it may be one.
 @pytest.mark.parametrize(
-    ("kind", "places"),
-    [("config", 1), ("leaves", 4), ("lands", 4)],
-    ids=["as configured", "many leave at each of three layers", "many leap from each of three layers"],
+    ("kind", "places", "texts"),
+    [
+        pytest.param("config", 1, FEWER, id="as configured"),
+        pytest.param("config", 1, TEXTS, id="as configured, many texts", marks=pytest.mark.slow),
+        pytest.param("leaves", 4, FEWER, id="many leave at each of three layers"),
+        pytest.param("lands", 4, FEWER, id="many leap from each of three layers"),
+    ],
 )
 @torch.inference_mode()
 def test_same_result_alone_and_in_any_company(
@@ -103,10 +107,10 @@ def test_same_result_alone_and_in_any_company(
     cosines: Tensor,
     kind: str,
     places: int,
+    texts: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each text alone, then in shuffled batches with others and with padding to spare."""
-    texts = TEXTS if kind == "config" else FEWER
     token_ids, cosines = token_ids[:texts], cosines[:texts]
     config = model.config
     depth, patience = config.num_hidden_layers, config.exit_patience

@@ -206,6 +206,7 @@ def test_two_processes_do_what_one_does(run: Run, halves: list[str], two: Path) 
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_resume(work: Path, repo_root: Path, halves: list[str], two: Path) -> None:
     """From a checkpoint at a step that is no multiple of what is logged or evaluated every so many steps."""
     newest = max((two / "checkpoints").iterdir())
