@@ -4,14 +4,12 @@ Whatever is wrong with them is one line that names the argument, the file and th
 """
 
 import csv
-import hashlib
 import json
 import os
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -124,17 +122,6 @@ class TextSource:
         stats = [(file, os.stat(file)) for file in self.files() if "://" not in file]
         files = [[os.path.abspath(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
         return [{name: value for name, value in asdict(self).items() if name != "argument"}, files]
-
-    def content_sha256(self) -> str:
-        """Checksum of the names and bytes of all files; of a data set on the Hub, of what names it."""
-        files = self.files()
-        digest = hashlib.sha256(b"" if files else json.dumps(self.fingerprint()).encode())
-        for file in files:
-            digest.update(Path(file).name.encode())
-            with open(file, "rb") as handle:
-                for block in iter(lambda handle=handle: handle.read(2**20), b""):
-                    digest.update(block)
-        return digest.hexdigest()
 
 
 def iterate_texts(source: TextSource, streaming: bool = True) -> Iterator[list[str]]:
