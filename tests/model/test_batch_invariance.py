@@ -64,8 +64,8 @@ def padded(rows: list[list[int]], extra: int = 0) -> dict[str, Tensor]:
     return {"input_ids": torch.stack(ids), "attention_mask": torch.stack(mask)}
 
 
-@pytest.fixture(scope="module")
-def cosines(model: LeapModel, token_ids: list[list[int]]) -> Tensor:
+@torch.inference_mode()
+def cosines_of(model: LeapModel, token_ids: list[list[int]]) -> Tensor:
     """(texts, L) cosines s_l in column l - 1, similar lengths together; NaN but for three layers."""
     patience = model.config.exit_patience
     last = patience + 2
@@ -73,10 +73,9 @@ def cosines(model: LeapModel, token_ids: list[list[int]]) -> Tensor:
     cosines = torch.full((len(token_ids), model.config.num_hidden_layers), torch.nan)
     for start in range(0, len(order), 64):
         chosen = order[start : start + 64]
-        with torch.inference_mode():
-            layers = model(
-                **padded([token_ids[i] for i in chosen]), max_layers=last, output_layer_embeddings=True
-            ).layer_embeddings
+        layers = model(
+            **padded([token_ids[i] for i in chosen]), max_layers=last, output_layer_embeddings=True
+        ).layer_embeddings
         cosines[chosen, patience - 1 : last] = cosine_similarity(
             layers[:, patience:], layers[:, :-patience], dim=-1
         )
@@ -104,14 +103,14 @@ def dividing_threshold(cosines: torch.Tensor) -> float:
 def test_same_result_alone_and_in_any_company(
     model: LeapModel,
     token_ids: list[list[int]],
-    cosines: Tensor,
     kind: str,
     places: int,
     texts: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each text alone, then in shuffled batches with others and with padding to spare."""
-    token_ids, cosines = token_ids[:texts], cosines[:texts]
+    token_ids = token_ids[:texts]
+    cosines = cosines_of(model, token_ids)
     config = model.config
     depth, patience = config.num_hidden_layers, config.exit_patience
     if kind != "config":

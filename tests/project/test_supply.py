@@ -155,6 +155,7 @@ def imported_at_once(repo_root: Path, start: Path) -> set[str]:
 def test_training_needs_no_development_package(repo_root: Path) -> None:
     found = imported_at_once(repo_root, repo_root / "train_leap.py")
     assert {"accelerate", "modeling_leap", "leap"} <= found
+    assert not {"datasets", "evaluate"} & found  # slow to load, and needed for the Hub and for STS alone
     own = {path.stem for path in repo_root.iterdir()}
     packages = packages_distributions()
     needed = {
