@@ -6,11 +6,9 @@ Draw them again whenever the weights change; method-convergence.png stays, of we
 form.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import matplotlib
 
@@ -19,14 +17,15 @@ matplotlib.use("Agg")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from scipy.stats import spearmanr
-from torch.nn.functional import cosine_similarity
 
-from leap.encode.encoder import Encoder, load_encoder
+from leap.arguments import OptionsParser, option
+from leap.encode.encoder import Encoder, encode, load_encoder
+from leap.encode.exits import row_cosines
+from leap.encode.paths import encode_paths
 from leap.errors import UsageError
 from leap.text.sets import load_sts
 
@@ -88,12 +87,10 @@ def draw_signal(model: Encoder, teacher: Encoder, texts: list[str], output: Path
         texts: N texts, not of the training data.
         output: PNG to write.
     """
-    _, layer, patience = model.model.config.resolve_exit_rule()
-    layers = _embed(model, texts, output_layer_embeddings=True).layer_embeddings
-    s = cosine_similarity(layers[:, layer], layers[:, layer - patience]).numpy()
-    early = _embed(model, texts, exit_threshold=-1.0, min_exit_layer=layer).sentence_embedding
-    right = _embed(teacher, texts, exit_threshold=None).sentence_embedding
-    error = 1 - cosine_similarity(early, right).numpy()
+    paths = encode_paths(model, texts)
+    s, layer, patience = paths.cosines[:, 0], paths.layers[0], model.model.config.exit_patience
+    right = encode(teacher, texts, exit_threshold=None).embeddings
+    error = 1 - row_cosines(paths.embeddings[:, 0], right)
     correlation = spearmanr(s, -error).statistic
     figure = Figure(figsize=(6, 3.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
@@ -109,45 +106,27 @@ def draw_signal(model: Encoder, teacher: Encoder, texts: list[str], output: Path
     figure.savefig(output)
 
 
-@torch.inference_mode()
-def _embed(encoder: Encoder, texts: list[str], **call: Any) -> SimpleNamespace:
-    """Outputs of the model for N texts, in their order: (N, H), and (N, L + 1, H) where it is asked for."""
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    parts: dict[str, list[torch.Tensor]] = {"sentence_embedding": [], "layer_embeddings": []}
-    for start in range(0, len(texts), 64):
-        batch = encoder.tokenizer(
-            [texts[row] for row in order[start : start + 64]],
-            padding=True,
-            truncation=True,
-            max_length=encoder.max_length,
-            return_tensors="pt",
-        )
-        output = encoder.model(**batch.to(encoder.model.device), **call)
-        for name, found in parts.items():
-            found += [output[name].cpu()] if output.get(name) is not None else []
-    back = torch.tensor(order).argsort()
-    return SimpleNamespace(**{name: torch.cat(found)[back] for name, found in parts.items() if found})
+@dataclass
+class Options:
+    """The command line."""
+
+    teacher: str = option("folder, Hub id, or package:NAME")
+    model: str = option("folder or Hub id", str(ROOT))
+    data: str = option("sentence pairs, not trained on", "stsb")
+    output: Path = option("folder of the pictures", ROOT / "docs")
 
 
-def main() -> int:
-    """Draw all of them; the exit status: 0, or 2 with one line of error."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=str(ROOT), help="folder or Hub id (default: this repository)")
-    parser.add_argument("--teacher", required=True, help="folder, Hub id, or package:NAME")
-    parser.add_argument("--data", default="stsb", help="sentence pairs, not trained on (%(default)s)")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs", help="folder (default: docs/)")
-    args = parser.parse_args()
+def main() -> None:
+    """Draw all of them."""
     try:
-        pairs = load_sts(args.data, "validation")
-        model = load_encoder(args.model)
-        draw_leap(args.output / "method-leap.png")
-        teacher = load_encoder(args.teacher, argument="--teacher")
-        draw_signal(model, teacher, pairs.first + pairs.second, args.output / "method-signal.png")
+        options = OptionsParser(Options, prog="draw.py", description=__doc__.splitlines()[0]).parse()
+        pairs = load_sts(options.data, "validation")
+        model, teacher = load_encoder(options.model), load_encoder(options.teacher, argument="--teacher")
+        draw_leap(options.output / "method-leap.png")
+        draw_signal(model, teacher, pairs.first + pairs.second, options.output / "method-signal.png")
     except (UsageError, OSError) as error:
-        print(f"draw: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        raise SystemExit(f"draw.py: error: {error}") from error
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -19,7 +19,6 @@ COMMANDS = {
     "latency": ("speed", "time of a batch with exits and without, by batch size and length"),
     "peers": ("speed", "LEAP and its teacher in the libraries in common use, side by side"),
     "throughput": ("speed", "texts a second in training, beside a plain loop"),
-    "torch_path": ("speed", "time of a text outside the layers; what torch.compile gains"),
     "corpus_cost": ("speed", "cost of embedding a corpus, how it grows, and an estimate for 10^9 texts"),
     "fuzz": ("stress", "random calls of all kinds: the right vectors or one clear error"),
     "correctness": ("stress", "fast ways to run the model beside one text at a time, on real texts"),

@@ -15,13 +15,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from configuration_leap import ExitThreshold
+from eval.frame import OfModel
 from eval.report import Report
-from eval.speed.timing import OfTimedTexts, in_turns, timed_inference, tokenize
+from eval.speed.timing import in_turns
 from leap.arguments import check_at_least, option, threshold
 from leap.encode.encoder import Encoder
 from leap.encode.exits import theta_text
 from leap.errors import UsageError
-from leap.text.samples import texts_of
+from leap.text.samples import load_texts_or_pairs, texts_of
 
 BATCH_SIZES = (1, 8, 32, 64)
 LENGTHS = (16, 64, 128)
@@ -32,9 +33,14 @@ SHORTEST = 3  # two special tokens and a word's
 
 
 @dataclass(kw_only=True)
-class Options(OfTimedTexts):
+class Options(OfModel):
     """Options of this evaluation."""
 
+    data: str = option("texts (.txt, .jsonl ...), or pairs: CSV, stsb, STS12 ... or a Hub id", "stsb")
+    split: str = option("split of a set of pairs", "test")
+    texts: int = option("the first texts of a file", 20_000)
+    exit_threshold: str = option("theta, or config for the model's own", "config")
+    threads: int | None = option("CPU threads; none: torch's choice", None)
     batch_sizes: list[int] = option("texts per batch", list(BATCH_SIZES))
     lengths: list[int] = option("approximate tokens per text", list(LENGTHS))
     rounds: int = option("timed batches of each kind", 100)
@@ -42,7 +48,8 @@ class Options(OfTimedTexts):
     def __post_init__(self) -> None:
         """See `eval.frame.Options`."""
         super().__post_init__()
-        check_at_least(self, 1, "rounds")
+        threshold(self.exit_threshold)
+        check_at_least(self, 1, "batch_sizes", "rounds", "texts", "threads")
 
 
 def evaluate_latency(
@@ -88,9 +95,6 @@ def evaluate_latency(
         raise UsageError(
             f"--exit_threshold: {theta_text(theta)} lets no text leave early: give one, such as 0.8"
         )
-    for size in batch_sizes:
-        if size < 1:
-            raise UsageError(f"--batch_sizes: must be at least 1, got {size}")
     for length in lengths:
         if not SHORTEST <= length <= encoder.max_length:
             raise UsageError(
@@ -178,7 +182,7 @@ def _measure(
         np.arange(start, start + batch_size) % len(pool)
         for start in range(0, rounds * batch_size, batch_size)
     ]
-    batches = [tokenize(encoder, [pool[row] for row in batch], length) for batch in rows]
+    batches = [encoder.batch([pool[row] for row in batch], length) for batch in rows]
 
     def run(number: int, theta: ExitThreshold) -> Tensor:
         return model(**batches[number], exit_threshold=theta).layers_run
@@ -189,7 +193,7 @@ def _measure(
         "all_leave": lambda number: run(number, -1.0),
         "watched": lambda number: run(number, _out_of_reach(encoder, theta)),
     }
-    with timed_inference(model):
+    with torch.inference_mode():
         times, cost = in_turns(variants, rounds=rounds, warm_up=WARM_UP, device=model.device, bar=bar)
     mean_layers_run = float(torch.cat(cost["exits"]).double().mean())
     p50 = {name: float(np.median(values)) for name, values in times.items()}
@@ -218,7 +222,10 @@ def _out_of_reach(encoder: Encoder, theta: ExitThreshold) -> list[float | None]:
 
 def run(options: Options) -> Report:
     """Time the model on the texts asked for."""
-    encoder, data = options.prepare()
+    data = load_texts_or_pairs(options.data, options.split, options.texts)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    encoder = options.encoder()
     figures = evaluate_latency(
         encoder,
         texts_of(data),

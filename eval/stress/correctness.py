@@ -23,7 +23,6 @@ from eval.frame import Batched, OfModel
 from eval.quality.oracle import TIE_BAND, TOLERANCE
 from eval.report import Report
 from eval.speed.runtimes import load_runtime
-from eval.speed.timing import tokenize
 from leap.arguments import check_at_least, option
 from leap.encode.encoder import Encoder, Encoding, encode, load_encoder
 from leap.encode.exits import FloatArray, row_cosines, theta_text
@@ -74,7 +73,7 @@ def one_at_a_time(
     embeddings, layers, tied = [], [], []
     for text in tqdm(texts, desc=progress, unit="text", disable=progress is None):
         with torch.inference_mode():
-            output = encoder.model(**tokenize(encoder, [text]), output_hidden_states=True, **rule)
+            output = encoder.model(**encoder.batch([text]), output_hidden_states=True, **rule)
             exit_layer = int(output.exit_layer)
             pooled = [state.double().mean(dim=1)[0].cpu().numpy() for state in output.hidden_states]
         embeddings.append(output.sentence_embedding[0].cpu().numpy())

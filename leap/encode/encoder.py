@@ -51,6 +51,17 @@ class Encoder:
         """Number of layers."""
         return self.model.config.num_hidden_layers
 
+    def batch(self, texts: list[str], max_length: int | None = None) -> BatchEncoding:
+        """Texts as one batch on the model's device, padded to the longest.
+
+        Args:
+            texts: B texts.
+            max_length: tokens to truncate them to, the special ones included; None: the encoder's.
+        """
+        longest = max_length or self.max_length
+        batch = self.tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        return batch.to(self.model.device)
+
     def exit_rule(
         self, exit_threshold: ExitThreshold | Literal["config"] = "config", min_exit_layer: int | None = None
     ) -> tuple[float | list[float | None] | None, int, int]:
@@ -296,14 +307,7 @@ def forward_batches(
         with tqdm(total=len(texts), desc=progress, unit="text", disable=progress is None) as bar:
             for part in passes(lengths, batch_size, threads):
                 rows = order[part]
-                batch: BatchEncoding = encoder.tokenizer(
-                    [texts[row] for row in rows],
-                    padding=True,
-                    truncation=True,
-                    max_length=encoder.max_length,
-                    return_tensors="pt",
-                )
-                yield rows, batch.to(model.device)
+                yield rows, encoder.batch([texts[row] for row in rows])
                 bar.update(len(rows))
     finally:
         model.train(was_training)

@@ -106,21 +106,13 @@ def layer_range(encoder: Encoder) -> tuple[int, int]:
     return config.exit_patience, min(last, config.max_exit_layer or last)
 
 
-def tokenize(encoder: Encoder, texts: list[str]) -> Any:
-    """The texts as one batch on the model's device."""
-    batch = encoder.tokenizer(
-        texts, padding=True, truncation=True, max_length=encoder.max_length, return_tensors="pt"
-    )
-    return batch.to(encoder.model.device)
-
-
 @torch.inference_mode()
 def analyse(encoder: Encoder, texts: list[str], rule: Rule) -> Analysis:
     """Encode the texts at full depth and by the rule, and time both.
 
     The texts run as one batch, full depth and exits interleaved, so that slowdowns affect both.
     """
-    model, length, batch = encoder.model, encoder.max_length, tokenize(encoder, texts)
+    model, length, batch = encoder.model, encoder.max_length, encoder.batch(texts)
     exits = {"exit_threshold": rule.theta, "min_exit_layer": rule.first_layer}
     layers = model(**batch, exit_threshold=None, output_layer_embeddings=True).layer_embeddings
     times: dict[str, list[float]] = {"full": [], "exits": []}

@@ -20,7 +20,7 @@ from safetensors.numpy import save
 from leap.encode.encoder import Encoder, encode, load_encoder
 from leap.errors import UsageError
 from leap.files import atomic_write, checksum
-from leap.page.analysis import MAX_CHARACTERS, Rule, tokenize
+from leap.page.analysis import MAX_CHARACTERS, Rule
 
 HERE = Path(__file__).resolve().parent
 SENTENCES, VECTORS = HERE / "sentences.txt", HERE / "sentences.safetensors"
@@ -107,9 +107,9 @@ def search(encoder: Encoder, index: Index, query: str | None, rule: Rule, count:
     judge = index.teacher or encoder
     with torch.inference_mode():
         left = encoder.model(
-            **tokenize(encoder, [query]), exit_threshold=rule.theta, min_exit_layer=rule.first_layer
+            **encoder.batch([query]), exit_threshold=rule.theta, min_exit_layer=rule.first_layer
         )
-        full = judge.model(**tokenize(judge, [query]), exit_threshold=None)
+        full = judge.model(**judge.batch([query]), exit_threshold=None)
     cosines, judged = (
         index.vectors @ _unit(found.sentence_embedding.cpu().numpy())[0] for found in (left, full)
     )

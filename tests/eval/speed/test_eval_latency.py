@@ -89,7 +89,6 @@ def test_a_model_that_leaps(make_tiny_model: Callable[..., LeapModel]) -> None:
         ({"exit_threshold": None}, r"^--exit_threshold: none lets no text leave early"),
         ({"exit_threshold": [0.5] + [None] * 5}, r"^--exit_threshold: 0\.5, none.* lets no text leave"),
         ({"exit_threshold": 2.0}, r"^--exit_threshold must be"),
-        ({"batch_sizes": [1, 0]}, r"^--batch_sizes: must be at least 1, got 0"),
         ({"lengths": [5, 41]}, r"^--lengths: must be in \[3, 40\] for this model, got 41"),
         ({"lengths": [2]}, r"^--lengths: must be in \[3, 40\]"),
         ({"batch_sizes": [64]}, r"^--data: makes \d+ texts of 16 tokens, a batch takes 64"),
@@ -98,6 +97,11 @@ def test_a_model_that_leaps(make_tiny_model: Callable[..., LeapModel]) -> None:
 def test_what_is_refused(encoder: Encoder, arguments: dict[str, object], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         evaluate_latency(encoder, TEXTS, **({"lengths": [16], "batch_sizes": [1]} | arguments))
+
+
+def test_a_batch_without_texts_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["latency", "--model", str(folder), "--batch_sizes", "1", "0"]) == 2
+    assert "--batch_sizes: must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

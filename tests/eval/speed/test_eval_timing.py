@@ -1,15 +1,11 @@
-"""Timing: variants in turns, and the model's steps one by one are its forward pass."""
+"""Timing: variants in turns."""
 
 import time
 from collections.abc import Callable
 
-import pytest
-import tiny_data
 import torch
 
-from eval.speed.timing import enter, in_turns, timed_inference, tokenize
-from leap.encode.encoder import Encoder
-from modeling_leap import LeapModel
+from eval.speed.timing import in_turns
 
 
 def test_variants_take_turns_and_the_warm_up_is_not_counted() -> None:
@@ -46,36 +42,3 @@ def test_rounds_end_with_the_time_given() -> None:
     assert rounds(0, 3) == 3
     assert rounds(0.03, 1) == 2  # the second began in time; the warm-up's time does not count
     assert rounds(60, 1) == 6
-
-
-def test_inference_and_the_mode_afterwards(tiny_model: LeapModel) -> None:
-    tiny_model.train()
-    with pytest.raises(KeyError), timed_inference(tiny_model):
-        assert not tiny_model.training
-        assert torch.is_inference_mode_enabled()
-        raise KeyError
-    assert tiny_model.training
-    assert not torch.is_inference_mode_enabled()
-
-
-def test_the_steps_make_the_forward_pass(make_tiny_model: Callable[..., LeapModel]) -> None:
-    encoder = Encoder("tiny", make_tiny_model(exit_patience=2), tiny_data.tiny_tokenizer(), 40)
-    inputs = tokenize(encoder, ["a cat sat", "the dog ran in the rain"])
-    with timed_inference(encoder.model):
-        wanted = encoder.model(**inputs)
-        batch = enter(encoder.model, inputs)
-        for layer in encoder.model.encoder.layer:
-            batch.run(layer)
-        batch.pool()
-    batch.join()
-    torch.testing.assert_close(batch.hidden, wanted.last_hidden_state)
-    torch.testing.assert_close(batch.pool(), wanted.sentence_embedding)
-    assert batch.exit_layer.tolist() == [6, 6]
-    assert batch.patience == 2
-
-
-def test_texts_are_cut(tiny_model: LeapModel) -> None:
-    encoder = Encoder("tiny", tiny_model, tiny_data.tiny_tokenizer(), 6)
-    texts = ["a cat sat on the mat", "a cat"]
-    assert tokenize(encoder, texts)["input_ids"].shape == (2, 6)
-    assert tokenize(encoder, texts, 4)["attention_mask"].tolist() == [[1, 1, 1, 1]] * 2

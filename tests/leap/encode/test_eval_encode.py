@@ -132,3 +132,10 @@ def test_what_is_no_bert_or_lacks_weights_is_refused(folder: Path, tmp_path: Pat
     path.unlink()
     with pytest.raises(UsageError, match=r"has no config\.json"):
         load_encoder(str(folder))
+
+
+def test_a_batch_is_truncated(tiny_model: LeapModel) -> None:
+    encoder = Encoder("tiny", tiny_model, tiny_data.tiny_tokenizer(), 6)
+    texts = ["a cat sat on the mat", "a cat"]
+    assert encoder.batch(texts)["input_ids"].shape == (2, 6)
+    assert encoder.batch(texts, 4)["attention_mask"].tolist() == [[1, 1, 1, 1]] * 2

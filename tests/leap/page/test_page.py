@@ -23,7 +23,6 @@ from leap.page.analysis import (
     make_rule,
     split_texts,
     summarise,
-    tokenize,
 )
 from leap.page.plot import plot_tests
 from leap.page.search import Index, embed_index, main, read_index, read_sentences, search, write_index
@@ -84,7 +83,7 @@ def test_layers_and_fidelity_are_the_models_own(encoder: Encoder) -> None:
 
 def test_texts_that_leap(landing: Encoder) -> None:
     with torch.inference_mode():
-        layers = landing.model(**tokenize(landing, TEXTS), output_layer_embeddings=True).layer_embeddings
+        layers = landing.model(**landing.batch(TEXTS), output_layer_embeddings=True).layer_embeddings
     s = cosine(layers[:, 1].numpy(), layers[:, 0].numpy())
     found = analyse(landing, TEXTS, make_rule(landing, float(np.median(s)) - 1e-6))
     np.testing.assert_allclose(found.cosines, s, atol=1e-5)
