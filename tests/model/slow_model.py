@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import BertConfig, BertModel
 
-from configuration_leap import ExitThreshold, LeapConfig
+from configuration_leap import ExitThreshold
 from modeling_leap import LeapModel, LeapModelOutput
 
 MakeModel = Callable[..., LeapModel]
@@ -46,58 +46,66 @@ class SlowRow:
         return self.states[-1].mean(dim=0) if len(self.states[-1]) else self.states[-1].new_zeros(32)
 
 
-def slow_row(
-    bert: BertModel, config: LeapConfig, ids: Tensor, kept: Tensor, theta: ExitThreshold, depth: int
-) -> SlowRow:
-    """One row by the rule as `LeapConfig` words it, which shares no code with the model.
+class SlowModel:
+    """A model's rows, each alone, by the rule as `LeapConfig` words it: it shares no code with `LeapModel`.
 
-    Args:
-        bert: `plain_bert` of the model.
-        config: whose fields but `exit_threshold` hold; `min_exit_layer` is set.
-        ids: (T,).
-        kept: (T,) bool; positions are those in the row, padding included.
-        theta: as `LeapConfig.exit_threshold`.
-        depth: the last layer run.
+    What a row's state is after some layers is computed once, whichever thresholds lead it there.
     """
-    places = kept.nonzero().T
-    landing, patience = config.landing_layer, config.exit_patience
-    lands = landing is not None and landing <= depth
-    last = landing - 2 if landing else depth - 1
-    if config.max_exit_layer:
-        last = min(last, config.max_exit_layer)
-    thetas = theta if isinstance(theta, list) else [theta] * config.num_hidden_layers
-    row = SlowRow([bert.embeddings(input_ids=ids[kept][None], position_ids=places)[0]], depth, 0)
-    if not kept.any():
-        return SlowRow(row.states * (depth + 1), depth, depth)
-    means, number = [row.states[0].mean(dim=0)], 0
-    while number < depth:
-        number += 1
-        output = bert.encoder.layer[number - 1](row.states[-1][None])
-        row.states.append(output[0][0] if isinstance(output, tuple) else output[0])
-        row.layers_run += 1
-        means.append(row.states[-1].mean(dim=0))
-        here = thetas[number - 1]
-        tested = config.min_exit_layer <= number <= last and (landing is None or lands) and here is not None
-        if not tested or row.exit_layer < number:
-            continue
-        if cosine_similarity(means[-1], means[-1 - patience], dim=0) >= here:
-            row.exit_layer = number
-            skipped = (landing if lands else depth + 1) - 1 - number
-            row.states += [row.states[-1]] * skipped
-            means += [means[-1]] * skipped
-            number += skipped
-    return row
 
+    def __init__(self, model: LeapModel, batch: Batch) -> None:
+        self.bert, self.config = plain_bert(model), model.config
+        self.ids = batch["input_ids"]
+        self.mask = batch.get("attention_mask", torch.ones_like(self.ids)).bool()
+        self._states: dict[tuple[int, ...], Tensor] = {}
 
-@torch.no_grad()
-def slow_rows(
-    model: LeapModel, batch: Batch, theta: ExitThreshold, depth: int | None = None
-) -> list[SlowRow]:
-    """Every row of a batch, with the model's config."""
-    bert, depth = plain_bert(model), depth or model.config.num_hidden_layers
-    mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
-    rows = zip(batch["input_ids"], mask, strict=True)
-    return [slow_row(bert, model.config, ids, kept, theta, depth) for ids, kept in rows]
+    @torch.no_grad()
+    def rows(self, theta: ExitThreshold, depth: int | None = None) -> list[SlowRow]:
+        """Every row; `theta` as `LeapConfig.exit_threshold`, `depth` the last layer run."""
+        depth = depth or self.config.num_hidden_layers
+        return [self._row(number, theta, depth) for number in range(len(self.ids))]
+
+    def _state(self, row: int, *layers: int) -> Tensor:
+        """(t, H) of a row after the embeddings and these layers; positions are those with its padding."""
+        key = (row, *layers)
+        if key not in self._states:
+            if layers:
+                output = self.bert.encoder.layer[layers[-1] - 1](self._state(*key[:-1])[None])
+                state = output[0][0] if isinstance(output, tuple) else output[0]
+            else:
+                ids, places = self.ids[row][self.mask[row]], self.mask[row].nonzero().T
+                state = self.bert.embeddings(input_ids=ids[None], position_ids=places)[0]
+            self._states[key] = state
+        return self._states[key]
+
+    def _row(self, row: int, theta: ExitThreshold, depth: int) -> SlowRow:
+        landing, patience = self.config.landing_layer, self.config.exit_patience
+        lands = landing is not None and landing <= depth
+        last = landing - 2 if landing else depth - 1
+        if self.config.max_exit_layer:
+            last = min(last, self.config.max_exit_layer)
+        thetas = theta if isinstance(theta, list) else [theta] * self.config.num_hidden_layers
+        found = SlowRow([self._state(row)], depth, 0)
+        if not self.mask[row].any():
+            return SlowRow(found.states * (depth + 1), depth, depth)
+        means, layers = [found.states[0].mean(dim=0)], []
+        number = 0
+        while number < depth:
+            number += 1
+            layers.append(number)
+            found.states.append(self._state(row, *layers))
+            found.layers_run += 1
+            means.append(found.states[-1].mean(dim=0))
+            here = thetas[number - 1]
+            may_leave = self.config.min_exit_layer <= number <= last and (landing is None or lands)
+            if not may_leave or here is None or found.exit_layer < number:
+                continue
+            if cosine_similarity(means[-1], means[-1 - patience], dim=0) >= here:
+                found.exit_layer = number
+                skipped = (landing if lands else depth + 1) - 1 - number
+                found.states += [found.states[-1]] * skipped
+                means += [means[-1]] * skipped
+                number += skipped
+        return found
 
 
 def check(output: LeapModelOutput, rows: list[SlowRow], mask: Tensor, tolerance: float = 1e-5) -> None:
@@ -108,13 +116,12 @@ def check(output: LeapModelOutput, rows: list[SlowRow], mask: Tensor, tolerance:
     close = {"atol": tolerance, "rtol": 0}
     expected = torch.stack([row.embedding for row in rows])
     torch.testing.assert_close(output.sentence_embedding, expected, **close)
-    for number, row in enumerate(rows):
-        kept = mask[number].bool()
-        torch.testing.assert_close(output.last_hidden_state[number][kept], row.states[-1], **close)
-        for ours, theirs in zip(
-            output.hidden_states or (), row.states if output.hidden_states else (), strict=True
-        ):
-            torch.testing.assert_close(ours[number][kept], theirs, **close)
+    states = [torch.cat(state) for state in zip(*(row.states for row in rows), strict=True)]
+    kept = mask.bool()
+    torch.testing.assert_close(output.last_hidden_state[kept], states[-1], **close)
+    if output.hidden_states:
+        for ours, theirs in zip(output.hidden_states, states, strict=True):
+            torch.testing.assert_close(ours[kept], theirs, **close)
 
 
 @torch.no_grad()

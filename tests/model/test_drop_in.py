@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from slow_model import Batch, MakeModel, check, mixed_theta, plain_bert, slow_rows
+from slow_model import Batch, MakeModel, SlowModel, check, mixed_theta, plain_bert
 from torch import nn
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, DynamicCache
 
@@ -63,7 +63,7 @@ def test_outputs_by_number_are_berts(model: LeapModel, tiny_batch: Batch) -> Non
 @pytest.mark.parametrize("layers", range(1, 6))
 def test_layers_cut_by_hand(model: LeapModel, tiny_batch: Batch, layers: int) -> None:
     """As the distillation example of sentence-transformers does it, with the config changed too or not."""
-    expected = slow_rows(model, tiny_batch, model.config.exit_threshold, layers)
+    expected = SlowModel(model, tiny_batch).rows(model.config.exit_threshold, layers)
     model.encoder.layer = nn.ModuleList(list(model.encoder.layer)[:layers])
     with torch.no_grad():
         output = model(**tiny_batch, output_hidden_states=True)

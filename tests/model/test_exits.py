@@ -5,12 +5,12 @@ import torch
 from slow_model import (
     Batch,
     MakeModel,
+    SlowModel,
     check,
     layered_theta,
     mixed_theta,
     plain_bert,
     rule_cosines,
-    slow_rows,
 )
 from torch import Tensor
 
@@ -60,8 +60,9 @@ def test_rows_go_where_the_rule_sends_them(
     batch = request.getfixturevalue(kind)
     model = make_tiny_model(attn_implementation=attention, **form)
     one, by_layer = mixed_theta(model, batch), layered_theta(model, batch)
+    slow = SlowModel(model, batch)
     for theta in (None, -1.0, 1.0, one, by_layer, [None] * 6):
-        rows = slow_rows(model, batch, theta)
+        rows = slow.rows(theta)
         with torch.no_grad():
             output = model(**batch, exit_threshold=theta, output_hidden_states=True)
             model.config.exit_threshold = theta
@@ -97,10 +98,11 @@ def test_max_layers(
 ) -> None:
     """A static depth; below the landing layer nobody leaps."""
     model = make_tiny_model(**form)
+    slow = SlowModel(model, tiny_batch)
     for theta in (None, -1.0, mixed_theta(model, tiny_batch)):
         with torch.no_grad():
             output = model(**tiny_batch, exit_threshold=theta, max_layers=depth, output_hidden_states=True)
-        check(output, slow_rows(model, tiny_batch, theta, depth), tiny_batch["attention_mask"])
+        check(output, slow.rows(theta, depth), tiny_batch["attention_mask"])
         assert len(output.hidden_states) == depth + 1
         if form["landing_layer"] and depth < form["landing_layer"]:
             assert output.exit_layer.tolist() == output.layers_run.tolist() == [depth] * 16
@@ -198,7 +200,7 @@ def test_half_precision(
 ) -> None:
     exact = make_tiny_model(attn_implementation=attention, landing_layer=landing, min_exit_layer=1)
     theta = mixed_theta(exact, tiny_batch)
-    expected = slow_rows(exact, tiny_batch, theta)
+    expected = SlowModel(exact, tiny_batch).rows(theta)
     with torch.no_grad():
         output = exact.to(dtype)(**tiny_batch, exit_threshold=theta)
     assert output.last_hidden_state.dtype == dtype
@@ -271,7 +273,7 @@ def test_layer_embeddings_are_those_of_full_depth(
     make_tiny_model: MakeModel, tiny_batch: Batch, form: dict[str, int | None]
 ) -> None:
     model = make_tiny_model(exit_threshold=-1, **form)
-    rows = slow_rows(model, tiny_batch, None)
+    rows = SlowModel(model, tiny_batch).rows(None)
     with torch.no_grad():
         output = model(**tiny_batch, output_layer_embeddings=True)
         capped = model(**tiny_batch, output_layer_embeddings=True, max_layers=4)
@@ -312,7 +314,7 @@ def test_compiled_model_agrees(
     compiled = torch.compile(model, backend="eager")
     with torch.no_grad():
         output = compiled(**tiny_batch, exit_threshold=theta)
-        check(output, slow_rows(model, tiny_batch, theta), tiny_batch["attention_mask"])
+        check(output, SlowModel(model, tiny_batch).rows(theta), tiny_batch["attention_mask"])
     assert len(output.exit_layer.unique()) >= 2
 
 
@@ -322,7 +324,7 @@ def test_a_leaping_model_compiles_whole_at_full_depth(make_tiny_model: MakeModel
     compiled = torch.compile(model, backend="eager", fullgraph=not torch.__version__.startswith("2.4."))
     with torch.no_grad():
         output = compiled(**tiny_batch, exit_threshold=None)
-    check(output, slow_rows(model, tiny_batch, None), tiny_batch["attention_mask"])
+    check(output, SlowModel(model, tiny_batch).rows(None), tiny_batch["attention_mask"])
 
 
 def test_cosines_here_are_spread_enough_to_part_rows(make_tiny_model: MakeModel, tiny_batch: Batch) -> None:
