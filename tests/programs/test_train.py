@@ -1,8 +1,10 @@
 """train_leap.py as users start it: tiny models, a real tokenizer."""
 
 import json
+import multiprocessing
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -88,6 +90,31 @@ def launched(work: Path, repo_root: Path, output: str, *arguments: str, processe
     return work / output
 
 
+def train_as(rank: int, port: int, argv: list[str]) -> None:
+    """One of two processes, as `torchrun` starts it."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
+    os.environ.update(address, LOCAL_RANK=str(rank), ACCELERATE_USE_CPU="true", TQDM_DISABLE="1")
+    torch.set_num_threads(1)
+    sys.argv = argv
+    train_leap.main()
+
+
+def forked(work: Path, output: str, *arguments: str) -> Path:
+    """Train in two processes, forked from one that has loaded the libraries."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train_leap"])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    argv = command(work, output, *arguments)
+    processes = [context.Process(target=train_as, args=(rank, port, argv)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=300)
+    assert [process.exitcode for process in processes] == [0, 0]
+    return work / output
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model" / "model.safetensors")
 
@@ -98,6 +125,19 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 def without_speed(log: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if "per_second" not in key} for row in log]
+
+
+def assert_same_training(first: Path, second: Path) -> None:
+    """The same batches, and weights that differ by rounding."""
+    tensors = weights(second)
+    for name, tensor in weights(first).items():
+        if name.endswith("key.bias"):
+            continue  # softmax does not see it, so rounding is all its gradient
+        torch.testing.assert_close(
+            tensors[name], tensor, atol=2e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    tokens = [[row["tokens"] for row in rows(folder) if "tokens" in row] for folder in (first, second)]
+    assert tokens[0] == tokens[1]
 
 
 def test_a_run_from_the_command_line(work: Path, repo_root: Path) -> None:
@@ -187,37 +227,35 @@ def halves(work: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def two(work: Path, repo_root: Path, halves: list[str]) -> Path:
+def two(work: Path, halves: list[str]) -> Path:
     """A run of two processes."""
-    return launched(work, repo_root, "two", *halves, processes=2)
+    return forked(work, "two", *halves)
 
 
 def test_two_processes_do_what_one_does(run: Run, halves: list[str], two: Path) -> None:
-    one = run("one", *halves, "--batch_size", "8")
-    first, second = weights(one), weights(two)
-    for name, tensor in first.items():
-        if name.endswith("key.bias"):
-            continue  # softmax does not see it, so rounding is all its gradient
-        torch.testing.assert_close(
-            second[name], tensor, atol=2e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
-        )
-    assert [row["tokens"] for row in rows(one) if "tokens" in row] == [
-        row["tokens"] for row in rows(two) if "tokens" in row
-    ]
+    assert_same_training(run("one", *halves, "--batch_size", "8"), two)
 
 
 @pytest.mark.slow
-def test_two_processes_resume(work: Path, repo_root: Path, halves: list[str], two: Path) -> None:
+def test_two_processes_resume(work: Path, halves: list[str], two: Path) -> None:
     """From a checkpoint at a step that is no multiple of what is logged or evaluated every so many steps."""
     newest = max((two / "checkpoints").iterdir())
     before = min((two / "checkpoints").iterdir())
     assert int(before.name[-1]) == int(newest.name[-1]) - 1
     shutil.copytree(before, work / "two-resumed" / "checkpoints" / before.name)
-    resumed = launched(work, repo_root, "two-resumed", *halves, "--resume", processes=2)
+    resumed = forked(work, "two-resumed", *halves, "--resume")
     first, second = weights(two), weights(resumed)
     assert all(torch.equal(first[name], second[name]) for name in first)
     # What was summed for a report before the kill is not in the checkpoint: of that one row the means differ.
     assert [row["step"] for row in rows(two)] == [row["step"] for row in rows(resumed)]
+
+
+@pytest.mark.slow
+def test_torchrun_does_what_forked_processes_do(
+    work: Path, repo_root: Path, halves: list[str], two: Path
+) -> None:
+    started = launched(work, repo_root, "torchrun", *halves, processes=2)
+    assert_same_training(started, two)
 
 
 def test_paper_recipe_float16_and_tracker(run: Run) -> None:
