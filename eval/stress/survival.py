@@ -23,6 +23,7 @@ from eval.stress.lives import Life, small_disk, warm_up
 from eval.stress.tiny_programs import Program, encoding, make_inputs, training
 from leap.arguments import check_at_least, option
 from leap.encode.encoder import Encoder, load_encoder
+from leap.errors import UsageError
 from leap.files import checksum
 from leap.text.sets import TextData
 
@@ -127,7 +128,9 @@ def full_disk(program: Program, work: Path, size: int, room: int, digest: str) -
         first = program.live(folder)
         resize(room)
         torn = bool(program.half_written(folder))
-        newest = max((folder / "checkpoints").glob("step-*"))
+        newest = max((folder / "checkpoints").glob("step-*"), default=None)
+        if newest is None:
+            raise UsageError(f"{program.name}.py made no checkpoint on a small disk: {first.error}")
         kept = tokens_seen(newest)
         life = program.finish(folder)
         return {
