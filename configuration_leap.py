@@ -112,6 +112,11 @@ class LeapConfig(BertConfig):
 
         last = layers
         if self.landing_layer is not None:
+            if layers < patience + 2:
+                raise ValueError(
+                    f"landing_layer must be None in a model of {layers} layers: a leap skips one of at least "
+                    f"{patience + 2}"
+                )
             last = check_int("landing_layer", self.landing_layer, patience + 2, layers) - 2
         if self.max_exit_layer is not None:
             last = check_int("max_exit_layer", self.max_exit_layer, patience, last)

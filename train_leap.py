@@ -22,7 +22,7 @@ from torch.distributed.nn.functional import all_gather
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from leap.distill.batches import training_batches
-from leap.distill.checkpoint import load_checkpoint, save_checkpoint
+from leap.distill.checkpoint import check_finished, load_checkpoint, save_checkpoint
 from leap.distill.evaluation import Evaluation
 from leap.distill.identity import run_identity
 from leap.distill.log import Log
@@ -156,7 +156,8 @@ def train(options: TrainOptions, terms: ObjectiveConfig, ends: ExitStack) -> Non
     student = accelerator.unwrap_model(model).student
 
     # 4. Go on from a checkpoint.
-    checkpoints = options.output_dir / "checkpoints"
+    checkpoints, finished = options.output_dir / "checkpoints", options.output_dir / "log.json"
+    check_finished(finished, run)
     progress = load_checkpoint(
         checkpoints, student, optimizer.optimizer, run, accelerator.scaler, options.resume
     )
@@ -215,9 +216,7 @@ def train(options: TrainOptions, terms: ObjectiveConfig, ends: ExitStack) -> Non
         folder = options.output_dir / "model"
         card = model_card(student, options.teacher, options.recipe, options.push_to_hub, data_on_hub)
         write_model(folder, student, tokenizer, options.max_length, options.save_dtype, card)
-        write_json(
-            options.output_dir / "log.json", {"given": options.given(), "run": run, "log": progress.rows}
-        )
+        write_json(finished, {"given": options.given(), "run": run, "log": progress.rows})
         if options.push_to_hub:
             print(push(folder, options.push_to_hub, "--push_to_hub").commit_url)
 

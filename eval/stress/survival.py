@@ -7,7 +7,6 @@ again; what it ends with is compared, bit for bit, with what an unbroken run doe
 """
 
 import gzip
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -20,10 +19,9 @@ import numpy as np
 from eval.frame import Options as Common
 from eval.report import Report
 from eval.stress.lives import Life, small_disk, warm_up
-from eval.stress.tiny_programs import Program, encoding, make_inputs, training
+from eval.stress.tiny_programs import Program, encoding, make_inputs, tokens_seen, training
 from leap.arguments import check_at_least, option
 from leap.encode.encoder import Encoder, load_encoder
-from leap.errors import UsageError
 from leap.files import checksum
 from leap.text.sets import TextData
 
@@ -114,11 +112,6 @@ def damaged_checkpoints(
     return results
 
 
-def tokens_seen(checkpoint: Path) -> int:
-    """How many tokens training had seen when it wrote a checkpoint; its progress bar counts them."""
-    return json.loads((checkpoint / "state.json").read_text())["tokens"]
-
-
 def full_disk(program: Program, work: Path, size: int, room: int, digest: str) -> dict[str, Any]:
     """Run on a disk of `size` bytes until it is full, then of `room` bytes: one error, then the same bits."""
     with small_disk(work, size) as resize:
@@ -128,10 +121,7 @@ def full_disk(program: Program, work: Path, size: int, room: int, digest: str) -
         first = program.live(folder)
         resize(room)
         torn = bool(program.half_written(folder))
-        newest = max((folder / "checkpoints").glob("step-*"), default=None)
-        if newest is None:
-            raise UsageError(f"{program.name}.py made no checkpoint on a small disk: {first.error}")
-        kept = tokens_seen(newest)
+        kept = program.kept(folder)
         life = program.finish(folder)
         return {
             "tried": True,

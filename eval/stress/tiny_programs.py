@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from eval.stress.lives import Life, live
 from leap.corpus import read_vectors
+from leap.corpus.parts import done_parts
 from leap.errors import UsageError
 from modeling_leap import LeapModel
 
@@ -29,6 +30,7 @@ class Program:
         arguments: of a run into a folder.
         total: what its progress bar counts to, or a pattern of it.
         half_written: the files or folders in that folder that are being written, or were at a kill.
+        kept: where a run that was stopped goes on, as its progress bar counts.
         digest: sha256 of what a finished run has left there.
     """
 
@@ -36,6 +38,7 @@ class Program:
     arguments: Callable[[Path], list[str]]
     total: int | str
     half_written: Callable[[Path], set[Path]]
+    kept: Callable[[Path], int]
     digest: Callable[[Path], str]
 
     def live(self, folder: Path, kill_after: float | None = None, while_writing: bool = False) -> Life:
@@ -80,8 +83,14 @@ def training(work: Path, steps: int) -> Program:
         arguments,
         steps * TOKENS_A_STEP,
         lambda folder: set((folder / "checkpoints").glob(".step-*.partial")),
+        lambda folder: tokens_seen(max((folder / "checkpoints").glob("step-*"))),
         digest,
     )
+
+
+def tokens_seen(checkpoint: Path) -> int:
+    """How many tokens training had seen when it wrote a checkpoint."""
+    return json.loads((checkpoint / "state.json").read_text())["tokens"]
 
 
 def encoding(work: Path, rows: int) -> Program:
@@ -100,7 +109,14 @@ def encoding(work: Path, rows: int) -> Program:
         return [str(argument) for argument in said]
 
     total = r"\d+(?= \[[^]]*texts/s)"  # an estimate, which comes closer as the input is read
-    return Program("encode_corpus", arguments, total, lambda folder: set(folder.glob(".part-*.tmp")), digest)
+    return Program(
+        "encode_corpus",
+        arguments,
+        total,
+        lambda folder: set(folder.glob(".part-*.tmp")),
+        lambda folder: sum(done_parts(folder).values()),
+        digest,
+    )
 
 
 def make_inputs(work: Path, rows: int) -> None:

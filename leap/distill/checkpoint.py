@@ -98,20 +98,29 @@ def load_checkpoint(
                 f"resume: {checkpoint} is broken ({error}); going back to the one before", stacklevel=2
             )
             continue
-        names = sorted(run.keys() | state["run"].keys())
-        other = [name for name in names if state["run"].get(name) != run.get(name)]
-        if other:
-            before, now = state["run"].get(other[0]), run.get(other[0])
-            raise ValueError(
-                f"resume: {checkpoint} was made with {other[0]}={before!r}, now {now!r}; "
-                "give the run the same again, or another --output_dir"
-            )
+        _check_same_run(checkpoint, state["run"], run)
         model.load_state_dict(load_file(checkpoint / "model.safetensors"))
         _restore_optimizer(optimizer, load_file(checkpoint / "optimizer.safetensors"))
         if scaler:
             scaler.load_state_dict(state["scaler"])
         return Progress(**{name: state[name] for name in ("step", "batches", "tokens", "rows")})
     return Progress()
+
+
+def check_finished(log: Path, run: dict[str, object]) -> None:
+    """Raise a ValueError if there is a log already, of a finished run, and that was another one."""
+    if log.exists():
+        _check_same_run(log, json.loads(log.read_text(encoding="utf-8"))["run"], run)
+
+
+def _check_same_run(path: Path, before: dict[str, object], now: dict[str, object]) -> None:
+    """Raise a ValueError that names the first difference between what made `path` and this run."""
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise ValueError(
+                f"resume: {path} was made with {name}={before.get(name)!r}, now {now.get(name)!r}; "
+                "give the run the same again, or another --output_dir"
+            )
 
 
 def _read_state(checkpoint: Path) -> dict[str, Any]:

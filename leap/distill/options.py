@@ -203,8 +203,9 @@ def check(options: TrainOptions, objective: ObjectiveConfig) -> None:
         parse_layer_starts(options.student_layers)
     for source in options.sources():
         source.files()
+    made = [*(options.output_dir / "checkpoints").glob("step-*"), *options.output_dir.glob("log.json")]
     _require(
-        options.resume or not any((options.output_dir / "checkpoints").glob("step-*")),
+        options.resume or not made,
         f"--output_dir: {options.output_dir} holds a run already: pass --resume to go on, or another folder",
     )
     # Last, as it asks the Hub; and once for all processes, as the Hub rations this question.
@@ -229,6 +230,11 @@ def set_exit_rule(config: LeapConfig, options: TrainOptions, objective: Objectiv
     recipe, depth = RECIPES[options.recipe], config.num_hidden_layers
     landing, first, last = options.landing_layer, options.min_exit_layer, options.max_exit_layer
     if recipe.exit_layer is not None:
+        _require(
+            depth >= recipe.exit_layer + 2,
+            f"--student_layers: {depth} are too few for a leap, which skips one: give at least "
+            f"{recipe.exit_layer + 2}, or --recipe paper",
+        )
         first = recipe.exit_layer if first is None else first
         if landing is None:
             landing = max(depth - recipe.landing_from_end, first + 2)  # to skip one layer at least

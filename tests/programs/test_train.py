@@ -217,6 +217,17 @@ def test_content_counts_and_not_names(work: Path, run: Run) -> None:
         run("content", "--checkpoint_minutes", "0", "--resume", "--data", str(moved))
 
 
+def test_a_finished_run_is_neither_replaced_nor_taken_for_another(work: Path, run: Run) -> None:
+    """Without a checkpoint, as a run of less than 15 minutes has none."""
+    before = weights(run("finished", "--max_tokens", "100"))
+    with pytest.raises(SystemExit, match=r"--output_dir: .* holds a run already"):
+        run("finished", "--max_tokens", "100")
+    with pytest.raises(SystemExit, match=r"resume: .*log\.json was made with seed=0, now 1"):
+        run("finished", "--max_tokens", "100", "--resume", "--seed", "1")
+    after = weights(run("finished", "--max_tokens", "100", "--resume"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 @pytest.fixture(scope="module")
 def halves(work: Path) -> list[str]:
     """Evaluated at steps that are no multiple of --log_steps, which once made two processes wait for ever."""
@@ -313,7 +324,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
         (["--batch_size", "1", "--delta", "0.3"], "--batch_size"),
         (["--student_layers", "1,x"], "student_layers"),
         (["--student_layers", "1,2,9"], "student_layers"),
-        (["--student_layers", "1,2"], "landing_layer"),  # too few layers to skip one
+        (["--student_layers", "1,2"], "--student_layers: 2 are too few for a leap"),
         (["--landing_layer", "5"], "landing_layer"),
         (["--max_exit_layer", "3"], "max_exit_layer"),
         (["--recipe", "paper", "--first_exit_layer", "4"], "--first_exit_layer"),

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,10 +46,18 @@ def test_killed_training_ends_with_the_same_weights(
     assert figures["inside_a_write"] >= 1
 
 
-def test_killed_encoding_loses_and_doubles_no_row(work: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def encoded(work: Path) -> tuple[Program, Life, str]:
     program = encoding(work, ROWS)
-    whole = program.finish(tmp_path / "whole")
-    digest = program.digest(tmp_path / "whole")
+    whole = program.finish(work / "encoded" / "whole")
+    return program, whole, program.digest(work / "encoded" / "whole")
+
+
+def test_killed_encoding_loses_and_doubles_no_row(
+    work: Path, encoded: tuple[Program, Life, str], tmp_path: Path
+) -> None:
+    program, whole, digest = encoded
+    shutil.copytree(work / "encoded" / "whole", tmp_path / "whole")
     figures = killed_and_resumed(program, tmp_path, whole, digest, kills=3, seed=1)
     assert figures["all_same_bits"]
     assert len(figures["lives"]) == 3
@@ -75,13 +84,30 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(
 ) -> None:
     program, _, digest = trained
     newest = max((work / "trained" / "whole" / "checkpoints").glob("step-*"))
-    size = sum(file.stat().st_size for file in newest.iterdir())
-    figures = full_disk(program, tmp_path / "disk", int(2.6 * size), 40 * size, digest)
+    figures = check_full_disk(program, tmp_path, int(2.6 * size_of(newest)), digest)
+    assert figures["resumed_from"] == figures["kept"]
+
+
+def test_encoding_on_a_full_disk_goes_on_from_its_whole_parts(
+    work: Path, encoded: tuple[Program, Life, str], tmp_path: Path
+) -> None:
+    program, _, digest = encoded
+    figures = check_full_disk(program, tmp_path, size_of(work / "encoded" / "whole") // 2, digest)
+    assert figures["resumed_from"] >= figures["kept"]  # its bar knows no total before the first rows
+
+
+def size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def check_full_disk(program: Program, work: Path, size: int, digest: str) -> dict[str, Any]:
+    figures = full_disk(program, work / "disk", size, 40 * size, digest)
     if not figures["tried"]:
         pytest.skip(figures["why"])
     assert figures["stopped"] and figures["one_line"] and not figures["half_written_left"], figures
-    assert figures["resumed_from"] == figures["kept"] > 0
+    assert figures["kept"] > 0
     assert figures["same_bits"]
+    return figures
 
 
 def test_data_that_breaks_off_is_named(work: Path) -> None:
