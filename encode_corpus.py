@@ -73,7 +73,8 @@ def encode(options: Options) -> str:
         UsageError: model, input, arguments and output folder do not go together.
     """
     documents = Documents.find(options.input, options.split, options.text_columns, options.id_column)
-    documents.refuse_output(options.output)
+    for source in documents.sources:
+        source.check_apart(options.output)
     asked = options.encoder()
     encoder = asked.resolved()
     # A wrong model or argument is said before any work; the GPUs of a cluster need not be here.

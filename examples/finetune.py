@@ -27,6 +27,7 @@ from leap.encode.exits import FloatArray, row_cosines, unit_vectors
 from leap.encode.metrics import spearman
 from leap.errors import UsageError
 from leap.files import write_json
+from leap.folders import check_replaceable
 from leap.text.formats import file_format
 from leap.text.pairs import Pairs, load_pairs
 from leap.text.sets import TextData, load_sts
@@ -55,6 +56,14 @@ class Options:
     def __post_init__(self) -> None:
         check_at_least(self, 1, "max_steps", "batch_size")
         check_writable("--output", self.output)
+        check_replaceable("--output_dir", self.output_dir)
+        if self.compare:
+            check_replaceable("--output_dir", self.compared)
+
+    @property
+    def compared(self) -> Path:
+        """The folder of the model that is fine-tuned without L_exit."""
+        return self.output_dir.with_name(f"{self.output_dir.name}-without-exit-term")
 
     def settings(self, exit_weight: float) -> FineTuning:
         """Those of the training."""
@@ -121,8 +130,7 @@ def run(options: Options, train: Pairs, validation: Pairs) -> Report:
     encoders = {"before": before}
     folders = {"L_exit": (options.output_dir, options.exit_weight)}
     if options.compare:
-        without = options.output_dir.with_name(f"{options.output_dir.name}-without-exit-term")
-        folders["without L_exit"] = (without, 0.0)
+        folders["without L_exit"] = (options.compared, 0.0)
     for name, (folder, weight) in folders.items():
         loss = finetune(source, train, folder, options.settings(weight), options.device)
         print(f"{name}: loss {loss:.4f} at the end, saved to {folder}", flush=True)

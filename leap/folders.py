@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,12 +14,34 @@ from safetensors import SafetensorError
 from leap.errors import UsageError, first_line
 
 
+def check_replaceable(argument: str, folder: Path, ours: Callable[[Path], bool] = lambda _: False) -> None:
+    """Check before the work that `write_folder` would delete nothing that it should not.
+
+    Args:
+        argument: the option that names the folder, for the error.
+        folder: where to; it may be absent or empty.
+        ours: whether an entry of it is of an earlier result, which the new one replaces.
+
+    Raises:
+        UsageError: it is a file, or holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{argument}: {str(folder)!r} is a file: give a folder")
+    others = [path.name for path in folder.glob("*") if not ours(path)]
+    if others:
+        raise UsageError(
+            f"{argument}: {str(folder)!r} holds {min(others)!r}, and the whole folder would be replaced: "
+            "give a new or an empty one"
+        )
+
+
 @contextmanager
 def write_folder(target: Path, *, keep: bool = False) -> Iterator[Path]:
     """A folder to write into that takes the place of `target` when the block ends without an error.
 
-    What stood at `target` before stays until then. Every writer has a folder of its own, so several may write
-    one target at a time. A killed one leaves that behind; the next writer on the machine clears it away.
+    What stood at `target` before stays until then, and is deleted (see `check_replaceable`). Every writer has
+    a folder of its own, so several may write one target at a time. A killed one leaves that behind; the next
+    writer on the machine clears it away.
 
     Args:
         target: where to.

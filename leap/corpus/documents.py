@@ -87,16 +87,6 @@ class Documents:
         sources = [[_sampled(file) for file in source.files()] or source.name for source in self.sources]
         return [list(self.text_columns), self.id_column, self.sources[0].split, *sources]
 
-    def refuse_output(self, output: Path) -> None:
-        """Raise a UsageError if the output would be read as input."""
-        output = output.resolve()
-        for source in self.sources:
-            folder = Path(source.name).expanduser()
-            files = [Path(file).resolve() for file in source.files() if "://" not in file]
-            inside = folder.is_dir() and output.is_relative_to(folder.resolve())
-            if inside or any(output in file.parents for file in files):
-                raise UsageError(f"--output: {str(output)!r} is among the input: give another folder")
-
 
 def _sampled(file: str) -> list[object]:
     if "://" in file:

@@ -19,6 +19,7 @@ from leap.distill.release import write_model
 from leap.encode.encoder import Encoder, load_encoder
 from leap.errors import UsageError
 from leap.files import write_json
+from leap.folders import check_replaceable
 from leap.text.tokens import tokenizer_sha256
 
 RECORD = "average.json"
@@ -41,6 +42,7 @@ class AverageOptions:
             )
         if min(self.shares) <= 0 or abs(sum(self.shares) - 1) > 1e-6:
             raise UsageError("--shares: must be above 0, and their sum 1")
+        check_replaceable("--output", self.output)
 
 
 def average(encoders: Sequence[Encoder], shares: Sequence[float]) -> None:

@@ -203,10 +203,11 @@ def check(options: TrainOptions, objective: ObjectiveConfig) -> None:
         parse_layer_starts(options.student_layers)
     for source in options.sources():
         source.files()
-    made = [*(options.output_dir / "checkpoints").glob("step-*"), *options.output_dir.glob("log.json")]
+    output = options.output_dir
+    made = [*output.glob("checkpoints/step-*"), *output.glob("log.json"), *output.glob("model")]
     _require(
         options.resume or not made,
-        f"--output_dir: {options.output_dir} holds a run already: pass --resume to go on, or another folder",
+        f"--output_dir: {output} holds a run already: pass --resume to go on, or another folder",
     )
     # Last, as it asks the Hub; and once for all processes, as the Hub rations this question.
     if options.push_to_hub is not None and os.environ.get("RANK", "0") == "0":

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from leap.arguments import OptionsParser, option
 from leap.errors import UsageError
-from leap.folders import write_folder
+from leap.folders import check_replaceable, write_folder
 from leap.publish.checks import check_onnx, check_weights, read_card
 from leap.publish.folder import SUMS, File, check_required, collect, listing, write
 from leap.publish.hub import check_name, check_push, push
@@ -69,7 +69,9 @@ def _publish(options: Options) -> None:
     """
     if not options.folder.is_dir():
         raise UsageError(f"--folder: there is no folder {str(options.folder)!r}: give the one to release")
-    _check_output(options.output)
+    if options.output is not None:
+        earlier = _released(options.output)
+        check_replaceable("--output", options.output, lambda path: path.name in earlier)
     if options.dry_run:
         check_name(options.repository, "--repository")
     else:
@@ -102,12 +104,11 @@ def _release(options: Options, build: Callable[[Path], list[File]]) -> None:
     print(f'{commit.commit_url}\nrevision="{commit.oid}"')
 
 
-def _check_output(output: Path | None) -> None:
-    """Raise a UsageError unless `output` is new, empty, or a folder that an earlier call has built."""
-    if output is None or not output.exists():
-        return
-    if not output.is_dir() or (any(output.iterdir()) and not (output / SUMS).is_file()):
-        raise UsageError(f"--output: {str(output)!r} is there and is no earlier release: give a new folder")
+def _released(folder: Path) -> set[str]:
+    """What an earlier call has written into a folder: the first part of every path."""
+    sums = folder / SUMS
+    lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else []
+    return {line.partition("  ")[2].partition("/")[0] for line in lines} | ({SUMS} if lines else set())
 
 
 def _folder(output: Path | None) -> AbstractContextManager[Path | str]:

@@ -19,7 +19,7 @@ from configuration_leap import LeapConfig
 from leap.encode.encoder import load_encoder
 from leap.encode.exits import unit_vectors
 from leap.encode.landing import Leap
-from leap.folders import write_folder
+from leap.folders import check_replaceable, write_folder
 from leap.runtime import forms
 from leap.runtime.bert import Bert, FloatArray, Precision
 from leap.runtime.session import NEVER, SUFFIXES, WEIGHTS, file_name, open_session, rule_of, sha256
@@ -128,7 +128,7 @@ def export(model: Path, output: Path, depths: Sequence[Depth] = DEPTHS) -> list[
         ValueError: the model cannot be exported, or `output` holds files of something else.
         RuntimeError: a file written gives something else than torch; nothing is kept.
     """
-    _check_output(output)
+    check_replaceable("--output", output, lambda path: path.suffix == ".onnx")
     exporter = Exporter(model)
     if tuple(depths) != ("full",):
         Leap.of(exporter.config)  # complains before any work
@@ -137,16 +137,3 @@ def export(model: Path, output: Path, depths: Sequence[Depth] = DEPTHS) -> list[
             for depth in depths:
                 exporter.write(depth, precision, folder / file_name(depth, precision))
         return sorted(path.relative_to(folder) for path in folder.rglob("*.onnx"))
-
-
-def _check_output(output: Path) -> None:
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise ValueError(f"--output: {str(output)!r} is a file: give a folder")
-    others = [path.name for path in output.rglob("*") if path.is_file() and path.suffix != ".onnx"]
-    if others:
-        raise ValueError(
-            f"--output: {str(output)!r} holds {others[0]!r}, and the whole folder would be replaced: "
-            "give a folder for ONNX files alone"
-        )

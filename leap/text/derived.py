@@ -107,6 +107,8 @@ def write(options: DeriveOptions) -> None:
     """
     check_writable("--output", options.output)
     sources = [TextSource(name, exclude=tuple(options.exclude_sources)) for name in options.data]
+    for source in sources:
+        source.check_apart(options.output)
     sentences = (text for source in sources for texts in iterate_texts(source, False) for text in texts)
     library = Path(sysconfig.get_path("stdlib"))
     with atomic_write(options.output) as file:

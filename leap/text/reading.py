@@ -10,6 +10,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -59,6 +60,14 @@ class TextSource:
     limit: int | None = None
     argument: str = field(default="--data", compare=False)
     revision: str | None = None
+
+    def check_apart(self, output: Path) -> None:
+        """Raise a UsageError if `output`, a file or folder to write, is or would be read as input."""
+        output, folder = output.resolve(), Path(self.name).expanduser()
+        files = [Path(file).resolve() for file in self.files() if "://" not in file]
+        inside = folder.is_dir() and output.is_relative_to(folder.resolve())
+        if inside or any(output in (file, *file.parents) for file in files):
+            raise UsageError(f"--output: {str(output)!r} is among the input: give another place")
 
     def files(self) -> list[str]:
         """The files of the source; empty if `name` is a Hub id.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from leap.errors import UsageError
-from leap.folders import write_folder
+from leap.folders import check_replaceable, write_folder
 
 
 def test_the_newest_writer_replaces_and_the_second_of_a_cache_does_not(tmp_path: Path) -> None:
@@ -35,6 +35,21 @@ def test_what_was_there_stays_when_the_block_fails(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
     assert (tmp_path / "a" / "file").read_text() == "old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    check_replaceable("--output", target)
+    target.mkdir()
+    check_replaceable("--output", target)
+    (target / "b.onnx").touch()
+    check_replaceable("--output", target, lambda path: path.suffix == ".onnx")
+    (target / ".notes").touch()
+    for ours in ({}, {"ours": lambda path: path.suffix == ".onnx"}):
+        with pytest.raises(UsageError, match=r"^--output: '.*' holds '\.notes', and the whole folder would"):
+            check_replaceable("--output", target, **ours)
+    with pytest.raises(UsageError, match=r"^--output: '.*' is a file: give a folder"):
+        check_replaceable("--output", target / "b.onnx")
 
 
 def _write_many(target: Path, barrier: object, rounds: int, keep: bool) -> None:

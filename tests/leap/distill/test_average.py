@@ -64,6 +64,14 @@ def test_shares_that_are_none(tmp_path: Path, shares: list[str], message: str) -
         run(["a", "b"], shares, tmp_path / "out")
 
 
+def test_a_folder_that_holds_something_is_left_alone(make_folder: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"^--output: .* holds 'notes.txt', and the whole folder"):
+        run([make_folder("a"), make_folder("b")], ["0.5", "0.5"], tmp_path / "out")
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
 def test_models_that_do_not_fit(make_folder: Callable[..., str], tmp_path: Path) -> None:
     folders = [make_folder("a"), make_folder("b", intermediate_size=24)]
     with pytest.raises(UsageError, match=r"--models: '.*b' has not the shape and tokenizer of '.*a'"):

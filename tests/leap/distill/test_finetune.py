@@ -185,6 +185,17 @@ def test_one_line_for_a_wrong_argument(
     assert not (tmp_path / "never").exists()
 
 
+@pytest.mark.parametrize("name", ["mine", "mine-without-exit-term"])
+def test_a_folder_that_holds_something_is_left_alone(
+    name: str, program: ModuleType, together: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "notes.txt").write_text("mine")
+    assert program.main(f"--data {together} --compare --output_dir {tmp_path / 'mine'}".split()) == 2
+    assert f"--output_dir: '{tmp_path / name}' holds 'notes.txt'" in capsys.readouterr().err
+    assert (tmp_path / name / "notes.txt").read_text() == "mine"
+
+
 def test_accuracy_by_hand(program: ModuleType, together: Path) -> None:
     pairs = load_pairs(together).take(np.arange(3), "three")
     vectors = np.eye(3, 4)

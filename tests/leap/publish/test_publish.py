@@ -310,9 +310,13 @@ def test_dry_run_lists_and_asks_nobody(
 
     assert main(arguments) == 0  # in the place of the earlier one; of nothing else
     capsys.readouterr()
+    (output / "notes.txt").write_text("mine")
+    assert main(arguments) == 2
+    assert f"--output: {str(output)!r} holds 'notes.txt', and the whole" in capsys.readouterr().err
+    assert (output / "notes.txt").read_text() == "mine"
     arguments[arguments.index(str(output))] = str(tree)
     assert main(arguments) == 2
-    assert f"--output: {str(tree)!r} is there and is no earlier release" in capsys.readouterr().err
+    assert f"--output: {str(tree)!r} holds " in capsys.readouterr().err
     assert (tree / "model_card.md").is_file()
 
 
