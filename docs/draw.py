@@ -28,6 +28,7 @@ from leap.encode.encoder import Encoder, encode, encode_layers, load_encoder
 from leap.encode.exits import row_cosines
 from leap.encode.paths import encode_paths
 from leap.errors import UsageError
+from leap.files import check_place
 from leap.text.sets import load_sts
 
 SKIPS, STAYS, IDLE = "tab:orange", "tab:blue", "0.85"
@@ -148,6 +149,7 @@ def main() -> None:
     """Draw all of them."""
     try:
         options = OptionsParser(Options, prog="draw.py", description=__doc__.splitlines()[0]).parse()
+        check_place("--output", options.output / "method-leap.png")
         pairs = load_sts(options.data, "validation")
         model, teacher = load_encoder(options.model), load_encoder(options.teacher, argument="--teacher")
         texts = pairs.first + pairs.second

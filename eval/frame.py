@@ -12,8 +12,9 @@ from types import ModuleType
 from typing import Any
 
 from eval.report import Report
-from leap.arguments import OptionsParser, check_at_least, check_plots, check_writable, option
+from leap.arguments import OptionsParser, check_at_least, check_plots, option
 from leap.encode.encoder import Encoder, find_model, load_encoder
+from leap.files import check_writable
 
 MODEL_HELP = "folder, Hub id, or package:NAME for the folder model/ of an installed Python package"
 

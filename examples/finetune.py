@@ -20,13 +20,13 @@ import numpy as np
 from transformers.utils import logging as transformers_logging
 
 from eval.report import Report
-from leap.arguments import OptionsParser, check_at_least, check_writable, option
+from leap.arguments import OptionsParser, check_at_least, option
 from leap.distill.finetuning import FineTuning, finetune
 from leap.encode.encoder import Encoder, encode, find_model, load_encoder
 from leap.encode.exits import FloatArray, row_cosines, unit_vectors
 from leap.encode.metrics import spearman
 from leap.errors import UsageError
-from leap.files import write_json
+from leap.files import check_writable, write_json
 from leap.folders import check_replaceable
 from leap.text.formats import file_format
 from leap.text.pairs import Pairs, load_pairs

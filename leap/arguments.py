@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser
 
 from leap.errors import UsageError
+from leap.files import check_writable
 
 PICTURES = (".png", ".svg", ".pdf")
 
@@ -96,24 +97,3 @@ def check_plots(paths: Sequence[Path]) -> None:
             raise UsageError(f"--plot: {str(path)!r} must end in one of {', '.join(PICTURES)}")
     if paths and importlib.util.find_spec("matplotlib") is None:  # found without loading it, which takes long
         raise UsageError("--plot: needs matplotlib: pip install matplotlib")
-
-
-def check_writable(argument: str, path: Path | None) -> None:
-    """Check before hours of work that a result can be written to `path`.
-
-    Raises:
-        UsageError: it is a folder, or its folder can be neither made nor written to.
-    """
-    if path is None:
-        return
-    if path.is_dir():
-        raise UsageError(f"{argument}: {str(path)!r} is a folder: give a file in it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.parent / f".{path.name}.probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"{argument}: cannot write {str(path)!r} ({error.strerror}): give another place"
-        ) from error

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from leap.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Written:
@@ -42,6 +44,35 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def check_writable(argument: str, path: Path | None) -> None:
+    """Check before hours of work that a file can be written.
+
+    Args:
+        argument: the option that names it, for the error.
+        path: of the file; None: none is asked for.
+
+    Raises:
+        UsageError: it is a folder, or as `check_place`.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageError(f"{argument}: {str(path)!r} is a folder: give a file in it")
+    check_place(argument, path)
+
+
+def check_place(argument: str, path: Path) -> None:
+    """Raise a UsageError if the folder that is to hold `path` can be neither made nor written to."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{argument}: cannot write {str(path)!r} ({error.strerror}): give another place"
+        ) from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from leap.errors import UsageError, first_line
+from leap.files import check_place
 
 
 def check_replaceable(argument: str, folder: Path, ours: Callable[[Path], bool] = lambda _: False) -> None:
@@ -23,8 +24,9 @@ def check_replaceable(argument: str, folder: Path, ours: Callable[[Path], bool] 
         ours: whether an entry of it is of an earlier result, which the new one replaces.
 
     Raises:
-        UsageError: it is a file, or holds something else.
+        UsageError: it is a file, holds something else, or cannot be written.
     """
+    check_place(argument, folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{argument}: {str(folder)!r} is a file: give a folder")
     others = [path.name for path in folder.glob("*") if not ours(path)]

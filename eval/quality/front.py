@@ -34,13 +34,13 @@ from eval.quality.policies import resamples
 from eval.quality.ridge import Ridge, fit_ridge
 from eval.quality.text_sets import MIXED, TextSet, data_folder, mixed_set, retrieval_sets, similarity_sets
 from eval.report import Report, rounded
-from leap.arguments import check_at_least, check_share, check_writable, option
+from leap.arguments import check_at_least, check_share, option
 from leap.encode.encoder import Encoder, find_model, find_model_folder, load_encoder, update_config
 from leap.encode.exits import FloatArray
 from leap.encode.metrics import distances, spearman
 from leap.encode.paths import Paths
 from leap.errors import UsageError
-from leap.files import checksum
+from leap.files import check_writable, checksum
 from leap.text.sets import TextData
 
 

@@ -14,11 +14,12 @@ from configuration_leap import ExitThreshold
 from eval.frame import Batched, OfModel
 from eval.quality.cache import DEFAULT_CACHE, cached_embeddings, cached_paths
 from eval.report import Report
-from leap.arguments import check_writable, option, threshold
+from leap.arguments import option, threshold
 from leap.encode.encoder import Encoder, find_model, load_encoder
 from leap.encode.exits import FloatArray, theta_text, unit_vectors
 from leap.encode.paths import Paths
 from leap.errors import UsageError
+from leap.files import check_writable
 from leap.text.sets import Qrels, RetrievalData, load_retrieval
 
 METRICS = {"ndcg@10": "ndcg_cut.10", "recall@100": "recall.100"}  # ours -> trec_eval's

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.frame import Options
-from leap.arguments import check_at_least, check_writable, option
+from leap.arguments import check_at_least, option
 from leap.encode.encoder import find_model
 from leap.errors import UsageError
-from leap.files import write_json
+from leap.files import check_writable, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 DONE = "arguments.json"

@@ -1,5 +1,6 @@
 """The options of train_leap.py, and what is wrong with them before anything is loaded."""
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, make_dataclass, replace
@@ -13,6 +14,7 @@ from leap.arguments import check_at_least, option
 from leap.distill.objective import ObjectiveConfig
 from leap.distill.recipes import PRESETS, RECIPES
 from leap.distill.students import parse_layer_starts
+from leap.files import check_place
 from leap.publish.hub import check_push
 from leap.text.reading import TextSource
 
@@ -209,9 +211,16 @@ def check(options: TrainOptions, objective: ObjectiveConfig) -> None:
         options.resume or not made,
         f"--output_dir: {output} holds a run already: pass --resume to go on, or another folder",
     )
-    # Last, as it asks the Hub; and once for all processes, as the Hub rations this question.
-    if options.push_to_hub is not None and os.environ.get("RANK", "0") == "0":
-        check_push(options.push_to_hub, "--push_to_hub")
+    tracker = options.report_to
+    _require(
+        tracker == "none" or importlib.util.find_spec(tracker) is not None,
+        f"--report_to: {tracker} is not installed: pip install {tracker}, or leave it out",
+    )
+    if os.environ.get("RANK", "0") == "0":  # which alone writes
+        check_place("--output_dir", output / "model")
+        # Last, as it asks the Hub; and once for all processes, as the Hub rations this question.
+        if options.push_to_hub is not None:
+            check_push(options.push_to_hub, "--push_to_hub")
 
 
 def _check_objective(objective: ObjectiveConfig) -> None:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from leap.arguments import OptionsParser, check_writable, option
+from leap.arguments import OptionsParser, option
 from leap.errors import UsageError
-from leap.files import atomic_write
+from leap.files import atomic_write, check_writable
 from leap.text.holdout import held_out
 from leap.text.reading import TextSource, iterate_texts
 

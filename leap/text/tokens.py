@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from leap.errors import UsageError
+from leap.files import check_place
 from leap.folders import write_folder
 from leap.text.holdout import ONE_IN, held_out
 from leap.text.reading import TextSource, iterate_texts
@@ -110,6 +111,7 @@ class TokenCache(TokenRows):
         folder = cache_dir / f"tokens-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         if folder.exists():
             return cls(folder)
+        check_place("--cache_dir", folder)
         with tqdm(desc="tokenise", unit=" texts", unit_scale=True, leave=False) as bar:
 
             def counted() -> Iterator[list[str]]:

@@ -343,6 +343,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(
         (["--student", "{work}/wide"], "--student: its hidden_size is 48, the teacher's 32"),
         (["--data", "owner/absent"], "data: cannot read 'owner/absent'"),
         (["--recipe", "best"], "--recipe"),
+        (["--output_dir", "{work}/texts.jsonl/in-a-file"], "--output_dir: cannot write"),
+        (["--cache_dir", "{work}/texts.jsonl"], "--cache_dir: cannot write"),
+        (["--report_to", "wandb"], "--report_to: wandb is not installed"),
         (["--no_such_option", "1"], "--no_such_option"),
     ],
 )
