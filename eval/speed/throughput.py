@@ -154,5 +154,5 @@ def run(options: Options) -> Report:
     lines += [
         f"  {name:<26}{row['median']:>9.0f}{row['ratio']:>9.2f}" for name, row in figures["variants"].items()
     ]
-    data = TextData(options.data, hashlib.sha256(np.ascontiguousarray(cache.ids)).hexdigest())
+    data = TextData(Path(options.data).name, hashlib.sha256(np.ascontiguousarray(cache.ids)).hexdigest())
     return Report(figures, "\n".join(lines), {"teacher": teacher}, data, seed=0)
