@@ -128,7 +128,7 @@ def test_before_and_after(
     out, results = tmp_path / "out" / "model", tmp_path / "out" / "finetune.json"
     code = program.main(
         f"--model {model} --data {data} --validation {data} --output_dir {out} --output {results} --compare "
-        "--max_steps 30 --batch_size 4 --learning_rate 3e-3 --device cpu".split()
+        "--max_steps 15 --batch_size 4 --learning_rate 3e-3 --device cpu".split()
     )
     printed = capsys.readouterr()
     assert code == 0, printed.err
