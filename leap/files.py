@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from zipfile import BadZipFile
 
-from leap.errors import UsageError
+from leap.errors import UsageError, first_line
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,20 @@ def check_place(argument: str, path: Path) -> None:
         raise UsageError(
             f"{argument}: cannot write {str(path)!r} ({error.strerror}): give another place"
         ) from error
+
+
+@contextmanager
+def reading_cache(argument: str, path: Path) -> Iterator[None]:
+    """Say in one line that the arrays of a cache at `path` are damaged, and what to do.
+
+    Raises:
+        UsageError: within the block numpy cannot read them.
+    """
+    try:
+        yield
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+        reason = first_line(error).partition(". ")[0]  # what follows may advise to unpickle
+        raise UsageError(f"{argument}: {str(path)!r} is damaged ({reason}): remove it") from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

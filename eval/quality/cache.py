@@ -13,7 +13,7 @@ import numpy as np
 from leap.encode.encoder import Encoder, encode
 from leap.encode.exits import FloatArray
 from leap.encode.paths import Paths, encode_paths
-from leap.files import atomic_write, checksum
+from leap.files import atomic_write, checksum, reading_cache
 
 DEFAULT_CACHE = Path("~/.cache/leap")
 
@@ -24,7 +24,8 @@ def cached_embeddings(
     """(N, H) float32: embeddings of N texts at full depth; arguments as of `leap.encode.encoder.encode`."""
     path = cache.expanduser() / f"{checksum([encoder.fingerprint(), *texts])}.npy"
     if path.is_file():
-        return np.load(path, allow_pickle=False)
+        with reading_cache("--cache", path):
+            return np.load(path, allow_pickle=False)
     found = encode(encoder, texts, exit_threshold=None, batch_size=batch_size, progress=progress).embeddings
     with atomic_write(path) as file:
         np.save(file, found, allow_pickle=False)
@@ -39,7 +40,7 @@ def cached_paths(
     form = [config.landing_layer, config.exit_patience, list(config.exit_thresholds(-1.0))]
     path = cache.expanduser() / f"{checksum([encoder.fingerprint(), form, *texts])}.npz"
     if path.is_file():
-        with np.load(path, allow_pickle=False) as stored:
+        with reading_cache("--cache", path), np.load(path, allow_pickle=False) as stored:
             return Paths(**{field.name: stored[field.name] for field in fields(Paths)})
     found = encode_paths(encoder, texts, batch_size=batch_size, progress=progress)
     with atomic_write(path) as file:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from leap.errors import UsageError
-from leap.files import check_place
+from leap.files import check_place, reading_cache
 from leap.folders import write_folder
 from leap.text.holdout import ONE_IN, held_out
 from leap.text.reading import TextSource, iterate_texts
@@ -84,6 +84,8 @@ class TokenCache(TokenRows):
             np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False),
             np.load(folder / "offsets.npy", allow_pickle=False),
         )
+        if self.offsets[-1] != len(self.ids):
+            raise ValueError("ids.npy and offsets.npy are not of one run")
 
     @classmethod
     def build(
@@ -104,13 +106,14 @@ class TokenCache(TokenRows):
             streaming: read a data set of the Hub as it is downloaded, without a copy on the disk.
 
         Raises:
-            UsageError: the sources have no text, or one cannot be read.
+            UsageError: the sources have no text, one cannot be read, or the cache is damaged.
         """
         sources_now = [source.fingerprint() for source in sources]
         key = json.dumps([sources_now, max_length, ONE_IN, tokenizer_sha256(tokenizer)])
         folder = cache_dir / f"tokens-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         if folder.exists():
-            return cls(folder)
+            with reading_cache("--cache_dir", folder):
+                return cls(folder)
         check_place("--cache_dir", folder)
         with tqdm(desc="tokenise", unit=" texts", unit_scale=True, leave=False) as bar:
 

@@ -131,3 +131,17 @@ def test_texts_are_embedded_once(
     encoders["model"].model.config.landing_layer = 6  # another form of the same weights
     with pytest.raises(TypeError):
         cached_paths(encoders["model"], texts, folder)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda _: b"junk"])
+def test_a_damaged_cache_is_one_line(
+    encoders: dict[str, Encoder], tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    for cached, model in ((cached_embeddings, "teacher"), (cached_paths, "model")):
+        cached(encoders[model], ["a cat sat"], tmp_path / "cache")
+    for path in (tmp_path / "cache").iterdir():
+        path.write_bytes(damage(path.read_bytes()))
+    for cached, model in ((cached_embeddings, "teacher"), (cached_paths, "model")):
+        with pytest.raises(UsageError, match=r"^--cache: '.*' is damaged \(.*\): remove it$") as error:
+            cached(encoders[model], ["a cat sat"], tmp_path / "cache")
+        assert "allow_pickle" not in str(error.value)

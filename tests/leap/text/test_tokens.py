@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from leap.errors import UsageError
 from leap.text.reading import TextSource
 from leap.text.tokens import TokenCache, TokenRows, draw_texts
 
@@ -88,6 +89,25 @@ def test_a_file_that_breaks_off_is_named(
         TokenCache.build([source], tokenizer, 16, tmp_path / "cache", streaming)
     assert "\n" not in str(error.value)
     assert not any((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("name", ["ids.npy", "offsets.npy"])
+@pytest.mark.parametrize("damage", ["truncated", "junk", "removed", "of another run"])
+def test_a_damaged_cache_is_one_line(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, name: str, damage: str
+) -> None:
+    write(tmp_path, "t.txt")
+    build = [[TextSource(str(tmp_path / "t.txt"))], tokenizer, 16, tmp_path / "cache"]
+    file = TokenCache.build(*build).folder / name
+    {
+        "truncated": lambda: file.write_bytes(file.read_bytes()[:-5]),
+        "junk": lambda: file.write_bytes(b"junk"),
+        "removed": lambda: file.unlink(),
+        "of another run": lambda: np.save(file, np.load(file)[:-2]),
+    }[damage]()
+    with pytest.raises(UsageError, match=r"^--cache_dir: '.*' is damaged \(.*\): remove it$") as error:
+        TokenCache.build(*build)
+    assert "allow_pickle" not in str(error.value)
 
 
 def test_files_of_several_kinds_are_refused(tmp_path: Path) -> None:
