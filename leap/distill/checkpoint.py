@@ -109,8 +109,15 @@ def load_checkpoint(
 
 def check_finished(log: Path, run: dict[str, object]) -> None:
     """Raise a ValueError if there is a log already, of a finished run, and that was another one."""
-    if log.exists():
-        _check_same_run(log, json.loads(log.read_text(encoding="utf-8"))["run"], run)
+    if not log.exists():
+        return
+    try:
+        before = dict(json.loads(log.read_text(encoding="utf-8"))["run"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"resume: {log} is not the log of a run: remove it, or give another --output_dir"
+        ) from error
+    _check_same_run(log, before, run)
 
 
 def _check_same_run(path: Path, before: dict[str, object], now: dict[str, object]) -> None:

@@ -226,6 +226,9 @@ def test_a_finished_run_is_neither_replaced_nor_taken_for_another(work: Path, ru
         run("finished", "--max_tokens", "100", "--resume", "--seed", "1")
     after = weights(run("finished", "--max_tokens", "100", "--resume"))
     assert all(torch.equal(before[name], after[name]) for name in before)
+    (work / "finished" / "log.json").write_text("[]")
+    with pytest.raises(SystemExit, match=r"resume: .*log\.json is not the log of a run: remove it"):
+        run("finished", "--max_tokens", "100", "--resume")
     (work / "other" / "model").mkdir(parents=True)
     with pytest.raises(SystemExit, match=r"--output_dir: .* holds a run already"):
         run("other")  # a folder model/ of something else would be replaced
