@@ -150,6 +150,7 @@ def main() -> None:
     try:
         options = OptionsParser(Options, prog="draw.py", description=__doc__.splitlines()[0]).parse()
         check_place("--output", options.output / "method-leap.png")
+        options.output.mkdir(parents=True, exist_ok=True)
         pairs = load_sts(options.data, "validation")
         model, teacher = load_encoder(options.model), load_encoder(options.teacher, argument="--teacher")
         texts = pairs.first + pairs.second

@@ -65,10 +65,14 @@ def check_writable(argument: str, path: Path | None) -> None:
 
 
 def check_place(argument: str, path: Path) -> None:
-    """Raise a UsageError if the folder that is to hold `path` can be neither made nor written to."""
+    """Raise a UsageError if the folder that is to hold `path` can be neither made nor written to.
+
+    Nothing is made: the lowest folder above it that is there must be one that can be written to.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(
+            dir=next(folder for folder in path.absolute().parents if folder.exists())
+        ):
             pass
     except OSError as error:
         raise UsageError(
