@@ -1,12 +1,12 @@
 """The options of train_leap.py, and what is wrong with them before anything is loaded."""
 
-import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from accelerate.tracking import get_available_trackers
 from transformers import HfArgumentParser
 
 from configuration_leap import LeapConfig
@@ -213,7 +213,7 @@ def check(options: TrainOptions, objective: ObjectiveConfig) -> None:
     )
     tracker = options.report_to
     _require(
-        tracker == "none" or importlib.util.find_spec(tracker) is not None,
+        tracker == "none" or tracker in map(str, get_available_trackers()),
         f"--report_to: {tracker} is not installed: pip install {tracker}, or leave it out",
     )
     if os.environ.get("RANK", "0") == "0":  # which alone writes
