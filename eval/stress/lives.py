@@ -25,12 +25,13 @@ POLL = 0.0002  # seconds between checks of what a process has written
 
 def warm_up() -> None:
     """Start the server, so that the first run takes no longer than the others."""
-    process = _context().Process(target=os.getpid)
+    process = forkserver().Process(target=os.getpid)
     process.start()
     process.join()
 
 
-def _context() -> multiprocessing.context.ForkServerContext:
+def forkserver() -> multiprocessing.context.ForkServerContext:
+    """Starts processes that have the libraries and programs loaded."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     return context
@@ -89,7 +90,7 @@ def live(
         kill_after: seconds after which it is killed with SIGKILL; None: not at all.
         while_writing: kill it when it next writes a file, from then on.
     """
-    process = _context().Process(target=_run, args=(program, list(arguments), str(log)))
+    process = forkserver().Process(target=run_program, args=(program, list(arguments), str(log)))
     first_write = None
 
     def torn() -> set[tuple[str, int]]:
@@ -126,8 +127,8 @@ def live(
     )
 
 
-def _run(program: str, arguments: list[str], log: str) -> None:
-    """Entry point of the forked process."""
+def run_program(program: str, arguments: list[str], log: str) -> None:
+    """Entry point of a forked process: run a program in one thread, what it prints going to a file."""
     import torch
     from tqdm import tqdm
 

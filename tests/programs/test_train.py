@@ -1,7 +1,6 @@
 """train_leap.py as users start it: tiny models, a real tokenizer."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import socket
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 import train_leap
+from eval.stress.lives import forkserver, run_program
 from leap.distill.options import parse
 from leap.distill.recipes import PAPER
 from leap.distill.students import parse_layer_starts
@@ -90,28 +90,28 @@ def launched(work: Path, repo_root: Path, output: str, *arguments: str, processe
     return work / output
 
 
-def train_as(rank: int, port: int, argv: list[str]) -> None:
+def train_as(rank: int, port: int, arguments: list[str], log: str) -> None:
     """One of two processes, as `torchrun` starts it."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
-    os.environ.update(address, LOCAL_RANK=str(rank), ACCELERATE_USE_CPU="true", TQDM_DISABLE="1")
-    torch.set_num_threads(1)
-    sys.argv = argv
-    train_leap.main()
+    os.environ.update(address, LOCAL_RANK=str(rank))
+    run_program("train_leap", arguments, log)
 
 
 def forked(work: Path, output: str, *arguments: str) -> Path:
     """Train in two processes, forked from one that has loaded the libraries."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train_leap"])
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    argv = command(work, output, *arguments)
-    processes = [context.Process(target=train_as, args=(rank, port, argv)) for rank in range(2)]
+    _, *given = command(work, output, *arguments)
+    logs = [work / f"{output}-{rank}.log" for rank in range(2)]
+    processes = [
+        forkserver().Process(target=train_as, args=(rank, port, given, str(log)))
+        for rank, log in enumerate(logs)
+    ]
     for process in processes:
         process.start()
     for process in processes:
         process.join(timeout=300)
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert [process.exitcode for process in processes] == [0, 0], [log.read_text() for log in logs]
     return work / output
 
 

@@ -1,7 +1,6 @@
 """The harness of kills: few of them here, twenty when asked for; and that it sees what is lost."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,23 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+Unbroken = tuple[Program, Life, str]
+
+
+def unbroken(program: Program, folder: Path) -> Unbroken:
+    """A run that nothing stops, and the digest of what it makes."""
+    whole = program.finish(folder)
+    return program, whole, program.digest(folder)
+
+
 @pytest.fixture(scope="module")
-def trained(work: Path) -> Iterator[tuple[Program, Life, str]]:
+def trained(work: Path) -> Unbroken:
     program = training(work, STEPS)
     program.live(work / "trained" / "warm-up", kill_after=0.0)
-    whole = program.finish(work / "trained" / "whole")
-    yield program, whole, program.digest(work / "trained" / "whole")
+    return unbroken(program, work / "trained" / "whole")
 
 
-def test_killed_training_ends_with_the_same_weights(
-    work: Path, trained: tuple[Program, Life, str], tmp_path: Path
-) -> None:
+def test_killed_training_ends_with_the_same_weights(work: Path, trained: Unbroken, tmp_path: Path) -> None:
     program, whole, digest = trained
     figures = killed_and_resumed(program, tmp_path, whole, digest, kills=3, seed=1)
     assert figures["all_same_bits"]
@@ -47,15 +52,11 @@ def test_killed_training_ends_with_the_same_weights(
 
 
 @pytest.fixture(scope="module")
-def encoded(work: Path) -> tuple[Program, Life, str]:
-    program = encoding(work, ROWS)
-    whole = program.finish(work / "encoded" / "whole")
-    return program, whole, program.digest(work / "encoded" / "whole")
+def encoded(work: Path) -> Unbroken:
+    return unbroken(encoding(work, ROWS), work / "encoded" / "whole")
 
 
-def test_killed_encoding_loses_and_doubles_no_row(
-    work: Path, encoded: tuple[Program, Life, str], tmp_path: Path
-) -> None:
+def test_killed_encoding_loses_and_doubles_no_row(work: Path, encoded: Unbroken, tmp_path: Path) -> None:
     program, whole, digest = encoded
     shutil.copytree(work / "encoded" / "whole", tmp_path / "whole")
     figures = killed_and_resumed(program, tmp_path, whole, digest, kills=3, seed=1)
@@ -70,7 +71,7 @@ def test_killed_encoding_loses_and_doubles_no_row(
     assert program.digest(tmp_path / "whole") == digest
 
 
-def test_a_damaged_checkpoint_is_seen(work: Path, trained: tuple[Program, Life, str], tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_seen(work: Path, trained: Unbroken, tmp_path: Path) -> None:
     program, _, digest = trained
     shutil.copytree(work / "trained" / "whole", tmp_path / "whole")
     (row,) = damaged_checkpoints(
@@ -79,9 +80,7 @@ def test_a_damaged_checkpoint_is_seen(work: Path, trained: tuple[Program, Life, 
     assert row["warned"] and row["went_back"] and row["same_bits"], row
 
 
-def test_a_full_disk_is_one_line_and_the_run_goes_on(
-    work: Path, trained: tuple[Program, Life, str], tmp_path: Path
-) -> None:
+def test_a_full_disk_is_one_line_and_the_run_goes_on(work: Path, trained: Unbroken, tmp_path: Path) -> None:
     program, _, digest = trained
     newest = max((work / "trained" / "whole" / "checkpoints").glob("step-*"))
     figures = check_full_disk(program, tmp_path, int(2.6 * size_of(newest)), digest)
@@ -89,7 +88,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(
 
 
 def test_encoding_on_a_full_disk_goes_on_from_its_whole_parts(
-    work: Path, encoded: tuple[Program, Life, str], tmp_path: Path
+    work: Path, encoded: Unbroken, tmp_path: Path
 ) -> None:
     program, _, digest = encoded
     figures = check_full_disk(program, tmp_path, size_of(work / "encoded" / "whole") // 2, digest)
