@@ -97,7 +97,9 @@ def dividing_threshold(cosines: torch.Tensor) -> float:
         pytest.param("config", 1, FEWER, id="as configured"),
         pytest.param("config", 1, TEXTS, id="as configured, many texts", marks=pytest.mark.slow),
         pytest.param("leaves", 4, FEWEST, id="many leave at each of three layers"),
+        pytest.param("leaves", 4, FEWER, id="leave at three layers, more texts", marks=pytest.mark.slow),
         pytest.param("lands", 4, FEWEST, id="many leap from each of three layers"),
+        pytest.param("lands", 4, FEWER, id="leap from three layers, more texts", marks=pytest.mark.slow),
     ],
 )
 @torch.inference_mode()

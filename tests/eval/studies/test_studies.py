@@ -75,9 +75,9 @@ def test_every_variant_is_a_run_of_the_trainer(folder: Path, untrained: list[lis
 
 
 def test_the_spread_over_seeds(folder: Path, untrained: list[list[str]]) -> None:
-    variants, seeds = ["leap", "no signal"], ["0", "1"]
+    variants, seeds = ["leap", "no signal"], ["0", "1", "2"]
     figures = run(folder, "ablation", "--max_texts", "40", "--variants", *variants, "--seeds", *seeds)
-    names = ["leap-seed-0", "leap-seed-1", "no-signal-seed-0", "no-signal-seed-1"]
+    names = [f"{name}-seed-{seed}" for name in ("leap", "no-signal") for seed in seeds]
     assert [asked[0] for asked in untrained] == names
     assert [asked[asked.index("--seed") + 1] for asked in untrained] == seeds * 2
     row = figures["variants"]["leap"]
