@@ -44,7 +44,8 @@ class TextEncoder:
         max_length: tokens a text is cut to; None: the model's own.
         batch_size: most texts a forward pass; on a CPU fewer if they are long.
         normalize: make the vectors of unit length.
-        mixed_precision: of torch, "no", "bf16" or "fp16".
+        mixed_precision: "no"; of torch, "bf16" or "fp16"; of ONNX Runtime, "int8", which is faster, and rounds
+            a batch together, so that a vector depends a little on what it was batched with.
         device: torch's name of a device; None: the GPU where there is one.
         threads: of ONNX Runtime; None: all cores.
     """
@@ -57,7 +58,7 @@ class TextEncoder:
     max_length: int | None = None
     batch_size: int = 64
     normalize: bool = False
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["no", "bf16", "fp16", "int8"] = "no"
     device: str | None = None
     threads: int | None = None
 
@@ -83,7 +84,7 @@ class TextEncoder:
         if runtime == "auto":
             onnx = (Path(folder) / "onnx").is_dir() and not self.max_layers and self.mixed_precision == "no"
             cpu = self.device == "cpu" if self.device else not torch.cuda.is_available()
-            runtime = "onnx" if onnx and cpu else "torch"
+            runtime = "onnx" if self.mixed_precision == "int8" or (onnx and cpu) else "torch"
         return replace(self, model=str(Path(folder).resolve()), revision=None, runtime=runtime)
 
     def model_sha256(self) -> str:
@@ -107,10 +108,11 @@ def _load(settings: TextEncoder) -> Callable[[list[str]], Encoded]:
 def _onnx(settings: TextEncoder) -> Callable[[list[str]], Encoded]:
     from leap.runtime.encoder import LeapEncoder
 
-    if settings.max_layers or settings.mixed_precision != "no":
-        raise UsageError("--max_layers and --mixed_precision need torch: pass --runtime torch")
-    model, longest = settings.model, settings.max_length
-    encoder = LeapEncoder.from_pretrained(model, threads=settings.threads, max_length=longest)
+    if settings.max_layers or settings.mixed_precision in ("bf16", "fp16"):
+        raise UsageError("--max_layers, bf16 and fp16 need torch: pass --runtime torch, and no int8")
+    how = {"threads": settings.threads, "max_length": settings.max_length}
+    how["precision"] = "int8" if settings.mixed_precision == "int8" else "float32"
+    encoder = LeapEncoder.from_pretrained(settings.model, **how)
     call = {"exit_threshold": settings.exit_threshold, "normalize_embeddings": False}
 
     def run(texts: list[str]) -> Encoded:
@@ -124,6 +126,8 @@ def _onnx(settings: TextEncoder) -> Callable[[list[str]], Encoded]:
 
 
 def _torch(settings: TextEncoder) -> Callable[[list[str]], Encoded]:
+    if settings.mixed_precision == "int8":
+        raise UsageError("--mixed_precision: int8 needs ONNX Runtime: leave out --runtime torch")
     encoder = load_encoder(settings.model, device=settings.device)
     longest = encoder.model.config.max_position_embeddings
     for name, low, high in (("max_layers", 1, encoder.depth), ("max_length", 3, longest)):

@@ -110,8 +110,11 @@ def test_onnx_where_the_model_has_it_gives_the_vectors_of_torch(
     export(model, model / "onnx")
     for runtime, output in (("auto", "one"), ("torch", "other")):
         assert run("--model", str(model), "--runtime", runtime, output=output).startswith("50 vectors")
-    one, other = read_vectors(tmp_path / "one"), read_vectors(tmp_path / "other")
+    assert run("--model", str(model), "--mixed_precision", "int8", output="int8").startswith("50 vectors")
+    one, other, int8 = (read_vectors(tmp_path / name) for name in ("one", "other", "int8"))
     np.testing.assert_allclose(one.embeddings, other.embeddings, atol=1e-5)
+    differences = np.abs(int8.embeddings - one.embeddings)
+    assert 1e-4 < differences.max() and np.median(differences) < 0.02
     assert np.array_equal(one.layers_run, other.layers_run) and len(set(one.layers_run)) == 2
     made_by = json.loads((tmp_path / "one" / "manifest.json").read_text())["made_by"]
     assert made_by["runtime"] == "onnx"
@@ -237,6 +240,8 @@ def test_another_run_is_refused(work: Path, run: Run, tmp_path: Path, repo_root:
         (["--part_size", "0"], "--part_size: must be at least 1, got 0"),
         (["--runtime", "onnx"], "python -m leap.runtime export"),
         (["--runtime", "onnx", "--max_layers", "2"], "pass --runtime torch"),
+        (["--runtime", "torch", "--mixed_precision", "int8"], "int8 needs ONNX Runtime"),
+        (["--mixed_precision", "int8"], "python -m leap.runtime export"),
         (["--nothing"], "--nothing"),
     ],
 )
