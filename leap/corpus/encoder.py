@@ -44,8 +44,8 @@ class TextEncoder:
         max_length: tokens a text is cut to; None: the model's own.
         batch_size: most texts a forward pass; on a CPU fewer if they are long.
         normalize: make the vectors of unit length.
-        mixed_precision: "no"; of torch, "bf16" or "fp16"; of ONNX Runtime, "int8", which is faster, and rounds
-            a batch together, so that a vector depends a little on what it was batched with.
+        mixed_precision: "no"; of torch, "bf16" or "fp16"; of ONNX Runtime, "int8", which is faster and
+            rounds a batch together, so that a vector depends a little on what it was batched with.
         device: torch's name of a device; None: the GPU where there is one.
         threads: of ONNX Runtime; None: all cores.
     """

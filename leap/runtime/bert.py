@@ -1,15 +1,12 @@
 """BERT's layers in ONNX, built from ONNX Runtime's fused operators.
 
 Written by hand, as the graph of torch's exporter took 1.02 to 1.23 times as long (torch 2.13, ONNX Runtime
-1.32, one thread of an AMD EPYC, batches of 1 and 8).
-
-These are the operators that `onnxruntime.transformers.optimizer` puts in the place of what it recognises in
-an exported graph: MultiHeadAttention, SkipLayerNormalization and BiasGelu, domain com.microsoft. Written at
-once, nothing has to be recognised, and they stand inside the branch of an `If` too, where that optimizer does
-not look. Source: ONNX Runtime, docs/ContribOperators.md.
+1.32, one thread of an AMD EPYC, batches of 1 and 8). Written at once, nothing has to be recognised by ONNX
+Runtime's optimizer, which does not look into the branch of an `If` for what it would fuse. Source: ONNX
+Runtime, docs/ContribOperators.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,11 +16,11 @@ from onnx import TensorProto
 from leap.runtime.graph import MICROSOFT, Graph
 
 FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
 Precision = Literal["float32", "int8"]
 # Of weights that meet activations in uint8. Without VNNI a processor adds two products in 16 bits, where
 # 2 * 255 * 64 is the most that fits: with 127, vectors are right on one machine and wrong on another.
 LEVELS = 64
-BLOCK_SIZES = (128, 64, 32, 16)  # those that MatMulNBits has; of the larger ones fewer scales are read
 
 
 class Bert:
@@ -34,15 +31,20 @@ class Bert:
         weights: float32 arrays by their name in `BertModel`, such as `encoder.layer.0.output.dense.weight`.
         precision: "float32", or "int8" for weights in int8 (symmetric, a scale for each output) that are
             multiplied with activations quantised to uint8 as they come (a scale and zero for each tensor).
-            What follows GELU, few large numbers among many small ones, has scales of its own for each token
-            and block: with one for all, that product alone makes nine tenths of the whole model's error.
+        wide: for int8, of each layer the inner units of its feed-forward network that stay in float32, those
+            with the widest range: one of them may reach 7 times as far as all others, and quantised by one
+            scale with them it makes two thirds of the whole model's error.
 
     Raises:
         ValueError: a kind of BERT that is not written here.
     """
 
     def __init__(
-        self, config: Mapping[str, Any], weights: Mapping[str, FloatArray], precision: Precision
+        self,
+        config: Mapping[str, Any],
+        weights: Mapping[str, FloatArray],
+        precision: Precision,
+        wide: Sequence[IntArray] = (),
     ) -> None:
         for field, wanted in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
             found = config.get(field, wanted)
@@ -52,6 +54,7 @@ class Bert:
                 )
         self.weights = weights
         self.precision = precision
+        self.wide = wide
         self.layers: int = config["num_hidden_layers"]
         self.hidden_size: int = config["hidden_size"]
         self._heads: int = config["num_attention_heads"]
@@ -84,53 +87,64 @@ class Bert:
             mask: (B, T) int32, 1 for a token and 0 for padding.
         """
         stem = f"encoder.layer.{number - 1}"
-        parts = [f"{stem}.attention.self.{part}" for part in ("query", "key", "value")]
-        weight = np.concatenate([self.weights[f"{part}.weight"] for part in parts])
-        bias = np.concatenate([self.weights[f"{part}.bias"] for part in parts])
-        product = self._multiply(graph, hidden, weight)
-        query, key, value = graph.ops("Split", product, outputs=3, axis=-1, num_outputs=3)
-        context = graph.op(
-            "MultiHeadAttention",
-            *(query, key, value, graph.constant(bias), mask),
-            domain=MICROSOFT,
-            num_heads=self._heads,
-        )
-        hidden = self._add_dense(graph, context, hidden, f"{stem}.attention.output")
-        inner = self._multiply(graph, hidden, self.weights[f"{stem}.intermediate.dense.weight"])
-        bias = self.weights[f"{stem}.intermediate.dense.bias"]
-        inner = graph.op("BiasGelu", inner, graph.constant(bias), domain=MICROSOFT)
-        return self._add_dense(graph, inner, hidden, f"{stem}.output", by_blocks=True)
+        attended = self._attend(graph, hidden, mask, f"{stem}.attention.self")
+        weight, bias = self._linear(f"{stem}.attention.output.dense")
+        added = self._dense(graph, attended, weight, bias, self.precision)
+        hidden = self._normalise(graph, added, hidden, f"{stem}.attention.output.LayerNorm")
+        added = self._feed_forward(graph, hidden, number)
+        return self._normalise(graph, added, hidden, f"{stem}.output.LayerNorm")
 
-    def _add_dense(self, graph: Graph, states: str, residual: str, stem: str, by_blocks: bool = False) -> str:
-        product = self._multiply(graph, states, self.weights[f"{stem}.dense.weight"], by_blocks)
-        return self._normalise(
-            graph, product, residual, f"{stem}.LayerNorm", self.weights[f"{stem}.dense.bias"]
-        )
-
-    def _normalise(
-        self, graph: Graph, states: str, residual: str, stem: str, bias: FloatArray | None = None
-    ) -> str:
-        terms = [self.weights[f"{stem}.weight"], self.weights[f"{stem}.bias"]]
-        terms += [] if bias is None else [bias]
-        return graph.op(
-            "SkipLayerNormalization",
-            *(states, residual, *map(graph.constant, terms)),
-            domain=MICROSOFT,
-            epsilon=self._epsilon,
-        )
-
-    def _multiply(self, graph: Graph, states: str, weight: FloatArray, by_blocks: bool = False) -> str:
-        """`states` times the transpose of `weight` (outputs, inputs), as torch's Linear has it."""
+    def _attend(self, graph: Graph, hidden: str, mask: str, stem: str) -> str:
+        """Self-attention with its three projections."""
+        parts = [self._linear(f"{stem}.{part}") for part in ("query", "key", "value")]
+        weight, bias = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        how = {"domain": MICROSOFT, "num_heads": self._heads}
         if self.precision == "float32":
-            return graph.op("MatMul", states, graph.constant(weight.T))
-        if by_blocks:
-            return _multiply_by_blocks(graph, states, weight)
+            weights = graph.constant(weight.T), graph.constant(bias)
+            return graph.op("Attention", hidden, *weights, mask, **how)
         quantised, scales = _quantise_rows(weight, LEVELS)
-        return graph.op(
-            "DynamicQuantizeMatMul",
-            *(states, graph.constant(quantised.T), graph.constant(scales)),
-            domain=MICROSOFT,
-        )
+        weights = graph.constant(quantised.T), graph.constant(bias)
+        states, scale, zero = graph.ops("DynamicQuantizeLinear", hidden, outputs=3)
+        return graph.op("QAttention", states, *weights, scale, graph.constant(scales), mask, zero, **how)
+
+    def _feed_forward(self, graph: Graph, hidden: str, number: int) -> str:
+        """The sum of what the inner units of each precision give."""
+        stem = f"encoder.layer.{number - 1}"
+        inner, inner_bias = self._linear(f"{stem}.intermediate.dense")
+        outer, outer_bias = self._linear(f"{stem}.output.dense")
+        every = np.arange(len(inner))
+        units = {self.precision: every}
+        if self.precision == "int8":
+            wide = self.wide[number - 1]
+            units = {"int8": np.setdiff1d(every, wide), "float32": wide}
+        parts, bias = [], outer_bias
+        for precision, some in units.items():
+            states = self._dense(graph, hidden, inner[some], inner_bias[some], precision)
+            states = graph.op("Gelu", states, domain=MICROSOFT)
+            parts.append(self._dense(graph, states, outer[:, some], bias, precision))
+            bias = None  # it is added once
+        return parts[0] if len(parts) == 1 else graph.op("Add", *parts)
+
+    def _linear(self, stem: str) -> tuple[FloatArray, FloatArray]:
+        return self.weights[f"{stem}.weight"], self.weights[f"{stem}.bias"]
+
+    def _normalise(self, graph: Graph, states: str, residual: str, stem: str) -> str:
+        # SkipLayerNormalization does both at once, and takes 2 to 3 times as long (ONNX Runtime 1.32).
+        added = graph.op("Add", states, residual)
+        terms = map(graph.constant, self._linear(stem))
+        return graph.op("LayerNormalization", added, *terms, axis=-1, epsilon=self._epsilon)
+
+    def _dense(
+        self, graph: Graph, states: str, weight: FloatArray, bias: FloatArray | None, precision: str
+    ) -> str:
+        """`states` times the transpose of `weight` (outputs, inputs), plus `bias`: torch's Linear."""
+        terms = [] if bias is None else [graph.constant(bias)]
+        if precision == "float32":
+            product = graph.op("MatMul", states, graph.constant(weight.T))
+            return graph.op("Add", product, *terms) if terms else product
+        quantised, scales = _quantise_rows(weight, LEVELS)
+        weights = graph.constant(quantised.T), graph.constant(scales)
+        return graph.op("DynamicQuantizeMatMul", states, *weights, "", *terms, domain=MICROSOFT)
 
     def _rows(self, graph: Graph, table: FloatArray, indices: str) -> str:
         """The rows of `table` at `indices`."""
@@ -140,27 +154,6 @@ class Bert:
         found = graph.op("Gather", graph.constant(quantised), indices)
         found = graph.op("Cast", found, to=TensorProto.FLOAT)
         return graph.op("Mul", found, graph.op("Gather", graph.constant(scales[:, None]), indices))
-
-
-def _multiply_by_blocks(graph: Graph, states: str, weight: FloatArray) -> str:
-    """With separate scales for each block of inputs, for the weights and for each token."""
-    outputs, inputs = weight.shape
-    size = next((size for size in BLOCK_SIZES if inputs % size == 0), None)
-    if size is None:
-        raise ValueError(f"intermediate_size must be a multiple of {BLOCK_SIZES[-1]} for int8: {inputs}")
-    quantised, scales = _quantise_rows(weight.reshape(-1, size))
-    # The operator takes unsigned weights, of which it subtracts 128.
-    blocks = (quantised.astype(np.int16) + 128).astype(np.uint8).reshape(outputs, -1, size)
-    return graph.op(
-        "MatMulNBits",
-        *(states, graph.constant(blocks), graph.constant(scales.reshape(outputs, -1))),
-        domain=MICROSOFT,
-        K=inputs,
-        N=outputs,
-        bits=8,
-        block_size=size,
-        accuracy_level=4,  # multiply in int8
-    )
 
 
 def _quantise_rows(table: FloatArray, levels: int = 127) -> tuple[NDArray[np.int8], FloatArray]:

@@ -22,6 +22,7 @@ from leap.encode.landing import Leap
 from leap.folders import check_replaceable, write_folder
 from leap.runtime import forms
 from leap.runtime.bert import Bert, FloatArray, Precision
+from leap.runtime.ranges import widest_units
 from leap.runtime.session import NEVER, SUFFIXES, WEIGHTS, file_name, open_session, rule_of, sha256
 
 IntArray = NDArray[np.int64]
@@ -42,8 +43,10 @@ class Exporter:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.model = load_encoder(str(folder), device="cpu", argument="--model").model
+        encoder = load_encoder(str(folder), device="cpu", argument="--model")
+        self.model = encoder.model
         self.config: LeapConfig = self.model.config
+        self._wide = widest_units(encoder)
         self._weights: dict[str, FloatArray] = {
             name: tensor.numpy() for name, tensor in self.model.state_dict().items()
         }
@@ -65,7 +68,7 @@ class Exporter:
         Raises:
             ValueError: a kind of model that this cannot write.
         """
-        bert = Bert(self.config.to_dict(), self._weights, precision)
+        bert = Bert(self.config.to_dict(), self._weights, precision, self._wide)
         facts = {**self._facts, "leap.precision": precision, "leap.depth": depth}
         if depth == "full":
             return forms.fixed(bert, range(1, bert.layers + 1), facts)
