@@ -129,8 +129,9 @@ class Bert:
         return self.weights[f"{stem}.weight"], self.weights[f"{stem}.bias"]
 
     def _normalise(self, graph: Graph, states: str, residual: str, stem: str) -> str:
-        # SkipLayerNormalization does both at once, and takes 2 to 3 times as long (ONNX Runtime 1.32).
-        added = graph.op("Add", states, residual)
+        # SkipLayerNormalization does both at once, and takes 2 to 3 times as long (ONNX Runtime 1.32). An Add
+        # in the place of the Sum would be fused into it when the file is loaded.
+        added = graph.op("Sum", states, residual)
         terms = map(graph.constant, self._linear(stem))
         return graph.op("LayerNormalization", added, *terms, axis=-1, epsilon=self._epsilon)
 
