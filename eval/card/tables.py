@@ -91,19 +91,20 @@ def hub_id(data: Mapping[str, str]) -> str | None:
 
 
 def fastest(peers: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The time of one text in each model's fastest float32 library, of the figures of `eval.speed.peers`.
+    """The time of one text in each model's fastest library, of the figures of `eval.speed.peers`.
 
     Returns:
-        One for each kind of text: `texts`, and milliseconds `teacher`, `full` and `exits`, None where it was
-        not measured.
+        One for each kind of text and precision of a network: `texts`, `precision`, and milliseconds
+        `teacher`, `full` and `exits`, None where it was not measured.
     """
     names = {"teacher": ("teacher", "full depth"), "full": ("leap", "full depth"), "exits": ("leap", "exits")}
-    times: dict[tuple[str, str, str], float] = {}
+    times: dict[tuple[str, ...], float] = {}
     for row in peers["rows"]:
         peer = peers["peers"][row["peer"]]
-        if row["batch_size"] == 1 and peer["precision"] == "float32":
-            key = (row["texts"], peer["model"], row["variant"])
+        if row["batch_size"] == 1 and peer["precision"] in ("float32", "int8"):
+            key = (peer["precision"], row["texts"], peer["model"], row["variant"])
             times[key] = min(row["p50_ms"], times.get(key, row["p50_ms"]))
-    kinds = dict.fromkeys(texts for texts, _, _ in times)
-    return [{"texts": texts} | {name: times.get((texts, *key)) for name, key in names.items()}
-            for texts in kinds]  # fmt: skip
+    kinds = dict.fromkeys(key[:2] for key in sorted(times, key=lambda key: key[0]))
+    return [{"precision": kind[0], "texts": kind[1]}
+            | {name: times.get((*kind, *key)) for name, key in names.items()}
+            for kind in kinds]  # fmt: skip

@@ -51,10 +51,13 @@ def test_cells(value: object, form: str, text: str) -> None:
     assert cell(value, form) == text
 
 
-def test_fastest_is_of_one_text_in_float32() -> None:
+def test_fastest_is_of_one_text_in_each_precision() -> None:
     peers = {"a": {"model": "teacher", "precision": "float32"}, "b": {"model": "leap", "precision": "int8"}}
     row = {"texts": "s", "batch_size": 1, "peer": "a", "variant": "full depth", "p50_ms": 2.0}
     rows = [row, row | {"p50_ms": 1.5}, row | {"batch_size": 8, "p50_ms": 0.1}, row | {"peer": "b"}]
+    peers["c"] = {"model": "teacher", "precision": "lookup"}
+    rows = [row | {"peer": "b"}, row | {"peer": "c"}, *rows]
     assert fastest({"peers": peers, "rows": rows}) == [
-        {"texts": "s", "teacher": 1.5, "full": None, "exits": None}
+        {"precision": "float32", "texts": "s", "teacher": 1.5, "full": None, "exits": None},
+        {"precision": "int8", "texts": "s", "teacher": None, "full": 2.0, "exits": None},
     ]
