@@ -84,12 +84,13 @@ def rounded(figures: Any) -> Any:
 
 
 def _commit() -> str | None:
-    """The commit of this tree, followed by "+" if tracked files differ; None outside git."""
+    """The commit of this tree, "+" behind it if tracked files differ, results apart; None outside git."""
+    status = ["status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results"]
     try:
         root = Path(__file__).parent
         commit, changed = (
             subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout
-            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+            for arguments in (["rev-parse", "HEAD"], status)
         )
     except (OSError, subprocess.CalledProcessError):
         return None

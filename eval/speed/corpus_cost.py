@@ -47,6 +47,7 @@ class Options(eval.frame.Options):
     data: str = option("texts, as for train_leap.py")
     sizes: list[int] = option("corpus sizes in texts", [10_000, 100_000, 1_000_000])
     threads: int = option("of the process", os.cpu_count() or 1)
+    mixed_precision: str = option("as for encode_corpus.py", "no")
     ray: bool = option("repeat the largest size on a local Ray, one worker per thread", False)
 
     def __post_init__(self) -> None:
@@ -56,12 +57,12 @@ class Options(eval.frame.Options):
 
 
 def measure_cost(
-    model: str, texts: Sequence[str], sizes: Sequence[int], threads: int, ray: bool = False
+    model: Sequence[str], texts: Sequence[str], sizes: Sequence[int], threads: int, ray: bool = False
 ) -> dict[str, Any]:
     """Run encode_corpus.py at every size.
 
     Args:
-        model: as for its --model.
+        model: its arguments that say which, and in which precision.
         texts: the corpus; repeated where a size is beyond them.
         sizes: numbers of texts, ascending.
         threads: of the process.
@@ -105,12 +106,14 @@ def extrapolate(run: dict[str, Any], texts: int = BILLION) -> dict[str, Any]:
     }
 
 
-def _run(model: str, texts: Sequence[str], size: int, threads: int, *arguments: str) -> dict[str, Any]:
+def _run(
+    model: Sequence[str], texts: Sequence[str], size: int, threads: int, *arguments: str
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="leap-corpus-") as name:
         source, output = Path(name) / "texts.jsonl", Path(name) / "vectors"
         with source.open("w") as file:
             file.writelines(json.dumps({"text": texts[i % len(texts)]}) + "\n" for i in range(size))
-        command = [sys.executable, "-c", PROGRAM, "--model", model, "--input", str(source), *arguments]
+        command = [sys.executable, "-c", PROGRAM, *model, "--input", str(source), *arguments]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         since = time.perf_counter()
         done = subprocess.run(  # its progress bar goes to the terminal
@@ -172,7 +175,8 @@ def run(options: Options) -> Report:
     texts = [text for some in iterate_texts(TextSource(options.data, limit=sizes[-1])) for text in some]
     if not texts:
         raise UsageError(f"--data: no text in {options.data!r}")
-    figures = measure_cost(options.model, texts, sizes, options.threads, options.ray)
+    model = ["--model", options.model, "--mixed_precision", options.mixed_precision]
+    figures = measure_cost(model, texts, sizes, options.threads, options.ray)
     figures["different_texts"] = len(texts)
     data = TextData(Path(options.data).name, checksum(texts))
     return Report(figures, summary(figures), {"model": encoder}, data)

@@ -1,12 +1,14 @@
 """`python -m eval`: results with their provenance, and one line for a wrong argument, before any work."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny_data
 
+from eval import report
 from eval.__main__ import main
 from modeling_leap import LeapModel
 
@@ -142,3 +144,26 @@ def test_help_lists_the_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
             main([name, "--help"])
         assert status.value.code == 0
         assert "--output" in capsys.readouterr().out
+
+
+def test_a_commit_is_marked_where_the_tree_differs_but_by_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", *identity, *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    files = [tmp_path / "eval" / "report.py", tmp_path / "results" / "front.png"]
+    for path in files:
+        path.parent.mkdir()
+        path.touch()
+    monkeypatch.setattr(report, "__file__", str(files[0]))
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    commit = git("rev-parse", "HEAD").strip()
+    files[1].write_text("drawn before the provenance is written")
+    assert report._commit() == commit
+    files[0].write_text("changed")
+    assert report._commit() == f"{commit}+"

@@ -36,11 +36,11 @@ def fake_run(texts: int, seconds: float) -> dict[str, object]:
 
 
 def test_growth_is_the_power_between_sizes_and_ray_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(model: str, texts: list[str], size: int, threads: int, *arguments: str) -> dict[str, object]:
+    def run(model: object, texts: list[str], size: int, threads: int, *arguments: str) -> dict[str, object]:
         return fake_run(size, size**1.5 * (2 if arguments else 1))
 
     monkeypatch.setattr("eval.speed.corpus_cost._run", run)
-    figures = measure_cost("m", ["a", "abc"], [100, 1000], 1, ray=True)
+    figures = measure_cost(["--model", "m"], ["a", "abc"], [100, 1000], 1, ray=True)
     (row,) = figures["growth"]
     assert (row["encode_seconds"], row["peak_memory_bytes"]) == (1.5, 0.0)
     assert (figures["ray"]["slower"], figures["characters"]) == (2.0, 2.0)
