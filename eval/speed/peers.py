@@ -28,7 +28,7 @@ from eval.speed.peer_client import PeerProcess, check_names, missing_packages
 from eval.speed.peer_exports import sources_of
 from eval.speed.peer_runtimes import EXITS, FULL_DEPTH, PEERS, Sources
 from eval.speed.peer_stream import evaluate_stream, mixed_stream
-from eval.speed.peer_targets import summary
+from eval.speed.peer_summary import summary
 from eval.speed.peer_texts import Kind, passages, sentences
 from eval.speed.timing import in_turns
 from leap.arguments import check_at_least, option
