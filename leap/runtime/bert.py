@@ -1,9 +1,9 @@
 """BERT's layers in ONNX, built from ONNX Runtime's fused operators.
 
 Written by hand, as the graph of torch's exporter took 1.02 to 1.23 times as long (torch 2.13, ONNX Runtime
-1.32, one thread of an AMD EPYC, batches of 1 and 8). Written at once, nothing has to be recognised by ONNX
-Runtime's optimizer, which does not look into the branch of an `If` for what it would fuse. Source: ONNX
-Runtime, docs/ContribOperators.md.
+1.32, one thread of an AMD EPYC, batches of 1 and 8). Written at once, nothing has to be recognised in an
+exported graph, and the operators stand inside the branch of an `If` too, where
+`onnxruntime.transformers.optimizer` does not look. Source: ONNX Runtime, docs/ContribOperators.md.
 """
 
 from collections.abc import Mapping, Sequence
