@@ -2,11 +2,12 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -140,6 +141,22 @@ def test_what_other_programs_see(folder: Path) -> None:
     assert optional == {"token_type_ids": "tensor(int64)", "exit_threshold": "tensor(float)"}
     outputs = [node.name for node in session.get_outputs()]
     assert outputs == ["last_hidden_state", "sentence_embedding", "exit_layer", "layers_run"]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model_quantized.onnx"])
+def test_loading_fuses_no_slow_normalisation(folder: Path, tmp_path: Path, name: str) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    onnxruntime.InferenceSession(folder / "onnx" / name, options)
+
+    def kinds(graph: onnx.GraphProto) -> Iterator[str]:
+        for node in graph.node:
+            yield node.op_type
+            for attribute in node.attribute:
+                yield from kinds(attribute.g)
+
+    found = set(kinds(onnx.load(options.optimized_model_filepath).graph))
+    assert "LayerNormalization" in found and "SkipLayerNormalization" not in found
 
 
 def test_files_and_weights_once(folder: Path) -> None:
