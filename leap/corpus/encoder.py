@@ -110,6 +110,8 @@ def _onnx(settings: TextEncoder) -> Callable[[list[str]], Encoded]:
 
     if settings.max_layers or settings.mixed_precision in ("bf16", "fp16"):
         raise UsageError("--max_layers, bf16 and fp16 need torch: pass --runtime torch, and no int8")
+    if settings.device not in (None, "cpu"):
+        raise UsageError(f"--device: ONNX Runtime encodes on the CPU, got {settings.device!r}: leave it out")
     how = {"threads": settings.threads, "max_length": settings.max_length}
     how["precision"] = "int8" if settings.mixed_precision == "int8" else "float32"
     encoder = LeapEncoder.from_pretrained(settings.model, **how)

@@ -242,6 +242,7 @@ def test_another_run_is_refused(work: Path, run: Run, tmp_path: Path, repo_root:
         (["--runtime", "onnx", "--max_layers", "2"], "pass --runtime torch"),
         (["--runtime", "torch", "--mixed_precision", "int8"], "int8 needs ONNX Runtime"),
         (["--mixed_precision", "int8"], "python -m leap.runtime export"),
+        (["--mixed_precision", "int8", "--device", "cuda"], "--device: ONNX Runtime encodes on the CPU"),
         (["--nothing"], "--nothing"),
     ],
 )
