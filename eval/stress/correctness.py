@@ -5,7 +5,7 @@
 Each path encodes the same real texts. A text that leaves at another layer, or whose embedding differs by
 more than the tolerance, is counted; apart from these, texts with a cosine within 1e-4 of its threshold, which
 rounding may carry to the other side. A path of other weights (int8) has no such target: how far its
-embeddings and exits are is told as a distribution. With `--teacher` each path's error to it is told, too.
+embeddings and exits are is told as a distribution.
 """
 
 import os
@@ -24,8 +24,8 @@ from eval.quality.oracle import TIE_BAND, TOLERANCE
 from eval.report import Report
 from eval.speed.runtimes import load_runtime
 from leap.arguments import check_at_least, option
-from leap.encode.encoder import Encoder, Encoding, encode, load_encoder
-from leap.encode.exits import FloatArray, row_cosines, theta_text
+from leap.encode.encoder import Encoder, Encoding, encode
+from leap.encode.exits import row_cosines, theta_text
 from leap.errors import UsageError
 from leap.files import checksum
 from leap.text.reading import TextSource, iterate_texts
@@ -34,8 +34,6 @@ from leap.text.samples import Texts
 WINDOW = 1024  # texts of like lengths among which batches are drawn: much company, little padding
 SEED = 0
 QUANTILES = (0.0, 0.01, 0.05, 0.5)
-
-Rule = Mapping[str, Any]  # arguments of a call: none for the config's rule, or `exit_threshold`
 
 
 @dataclass(frozen=True)
@@ -56,24 +54,22 @@ class Way:
     """A way to encode N texts.
 
     Attributes:
-        encode: texts and an exit rule to embeddings and exit layers.
+        encode: texts to embeddings and exit layers, by the model's own exit rule.
         exact: its weights are the model's, so that its results have to be.
     """
 
-    encode: Callable[[Sequence[str], Rule], Encoding]
+    encode: Callable[[Sequence[str]], Encoding]
     exact: bool = True
 
 
-def one_at_a_time(
-    encoder: Encoder, texts: Sequence[str], rule: Rule, progress: str | None = None
-) -> Reference:
+def one_at_a_time(encoder: Encoder, texts: Sequence[str], progress: str | None = None) -> Reference:
     """Encode each text alone, as a batch of one without padding."""
     config = encoder.model.config
-    exits, patience = config.exit_thresholds(**rule), config.exit_patience
+    exits, patience = config.exit_thresholds(), config.exit_patience
     embeddings, layers, tied = [], [], []
     for text in tqdm(texts, desc=progress, unit="text", disable=progress is None):
         with torch.inference_mode():
-            output = encoder.model(**encoder.batch([text]), output_hidden_states=True, **rule)
+            output = encoder.model(**encoder.batch([text]), output_hidden_states=True)
             exit_layer = int(output.exit_layer)
             pooled = [state.double().mean(dim=1)[0].cpu().numpy() for state in output.hidden_states]
         embeddings.append(output.sentence_embedding[0].cpu().numpy())
@@ -88,9 +84,7 @@ def one_at_a_time(
     return Reference(Encoding(np.stack(embeddings), np.array(layers)), np.array(tied))
 
 
-def in_company(
-    encoder: Encoder, texts: Sequence[str], rule: Rule, batch_size: int, progress: str | None
-) -> Encoding:
+def in_company(encoder: Encoder, texts: Sequence[str], batch_size: int, progress: str | None) -> Encoding:
     """Encode in batches of randomly drawn texts of similar lengths."""
     order = np.argsort([len(text) for text in texts], kind="stable")
     random = np.random.default_rng(SEED)
@@ -101,7 +95,7 @@ def in_company(
     with tqdm(total=len(texts), desc=progress, unit="text", disable=progress is None) as bar:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            found = encode(encoder, [texts[row] for row in rows], batch_size=batch_size, **rule)
+            found = encode(encoder, [texts[row] for row in rows], batch_size=batch_size)
             embeddings[rows], layers[rows] = found.embeddings, found.exit_layers
             bar.update(len(rows))
     return Encoding(embeddings, layers)
@@ -169,52 +163,39 @@ def load_texts(sources: Sequence[str], count: int) -> Texts:
 def _onnx(precision: str) -> Callable[["Options", Encoder], Way]:
     def way(options: "Options", _encoder: Encoder) -> Way:
         found = load_runtime(options.model, precision)
-        return Way(lambda texts, rule: found(texts, rule, options.batch_size), exact=precision == "float32")
+        return Way(lambda texts: found(texts, {}, options.batch_size), exact=precision == "float32")
 
     return way
 
 
 # Each raises a UsageError where a file or a package that it needs is missing.
 PATHS: dict[str, Callable[["Options", Encoder], Way]] = {
-    "alone": lambda _options, encoder: Way(
-        lambda texts, rule: one_at_a_time(encoder, texts, rule, "alone").encoding
-    ),
     "batches": lambda options, encoder: Way(
-        lambda texts, rule: in_company(encoder, texts, rule, options.batch_size, "batches")
+        lambda texts: in_company(encoder, texts, options.batch_size, "batches")
     ),
     "onnx": _onnx("float32"),
     "onnx-int8": _onnx("int8"),
 }
 
 
-def measure(
-    encoder: Encoder,
-    texts: Sequence[str],
-    rule: Rule,
-    ways: Mapping[str, Way],
-    teacher: FloatArray | None = None,
-) -> dict[str, Any]:
-    """The figures of one exit rule: for one text at a time, and under `paths` for each way compared with it.
+def measure(encoder: Encoder, texts: Sequence[str], ways: Mapping[str, Way]) -> dict[str, Any]:
+    """The figures of one text at a time, and under `paths` those of each way compared with it.
 
     Args:
         encoder: the model.
         texts: N texts.
-        rule: arguments of the calls.
         ways: by name.
-        teacher: (N, H) vectors of the teacher, for each path's `error`, the mean of 1 - cosine.
     """
-    reference = one_at_a_time(encoder, texts, rule, "reference")
+    reference = one_at_a_time(encoder, texts, "reference")
     paths = {}
     for name, way in ways.items():
         since = time.perf_counter()
-        found = way.encode(texts, rule)
+        found = way.encode(texts)
         seconds = round(time.perf_counter() - since, 1)
         counts = (compare if way.exact else spread)(reference, found)
         paths[name] = counts | {"exact": way.exact, "seconds": seconds}
-        if teacher is not None:
-            paths[name]["error"] = float(1 - row_cosines(found.embeddings, teacher).mean())
     layers = reference.encoding.exit_layers
-    theta, first, patience = encoder.exit_rule(**rule)
+    theta, first, patience = encoder.exit_rule()
     return {
         "exit_threshold": theta,
         "min_exit_layer": first,
@@ -234,8 +215,6 @@ class Options(Batched, OfModel):
     data: list[str] = option("text files or globs; otherwise train/ of LEAP_DATA", [])
     texts: int = option("how many", 20_000)
     paths: list[str] = option(f"of {', '.join(PATHS)}; those that cannot run are named", list(PATHS))
-    teacher: str | None = option("model to whose vectors the error of each path is measured", None)
-    thetas: list[float] = option("further thresholds to compare at", [])
 
     def __post_init__(self) -> None:
         """See `eval.frame.Options`."""
@@ -254,8 +233,6 @@ def run(options: Options) -> Report:
     """
     data = load_texts(options.data, options.texts)
     encoder = options.encoder()
-    for theta in options.thetas:
-        encoder.exit_rule(theta)  # a wrong one stops here, before the work
     found: dict[str, Way] = {}
     missing: dict[str, str] = {}
     for name in options.paths:  # all of them before the work: what is missing is known at once
@@ -266,36 +243,24 @@ def run(options: Options) -> Report:
     if not found:
         raise UsageError(f"--paths: none of them can run here: {'; '.join(missing.values())}")
 
-    models, vectors = {"model": encoder}, None
-    if options.teacher:
-        models["teacher"] = load_encoder(options.teacher, device=options.device, argument="--teacher")
-        vectors = encode(models["teacher"], data.texts, batch_size=options.batch_size, exit_threshold=None)
-        vectors = vectors.embeddings
     figures = {
         "texts": len(data.texts),
         "batch_size": options.batch_size,
         "tie_band": TIE_BAND,
         "tolerance": TOLERANCE,
-        **measure(encoder, data.texts, {}, found, vectors),
-        "further": [
-            measure(encoder, data.texts, {"exit_threshold": theta}, found, vectors)
-            for theta in options.thetas
-        ],
+        **measure(encoder, data.texts, found),
         "left_out": missing,
     }
-    return Report(figures=figures, summary=_summary(figures), models=models, data=data, seed=SEED)
+    return Report(figures=figures, summary=_summary(figures), models={"model": encoder}, data=data, seed=SEED)
 
 
 def _summary(figures: dict[str, Any]) -> str:
-    lines = []
-    for measured in (figures, *figures["further"]):
-        lines.append(
-            f"{figures['texts']:,} texts, torch one at a time, theta "
-            f"{theta_text(measured['exit_threshold'])}: "
-            f"mean exit layer {measured['mean_exit_layer']:.2f}, {measured['in_tie_band']} within "
-            f"{TIE_BAND:g} of a threshold"
-        )
-        lines += [f"  {name}: {_path_text(path)}" for name, path in measured["paths"].items()]
+    lines = [
+        f"{figures['texts']:,} texts, torch one at a time, theta {theta_text(figures['exit_threshold'])}: "
+        f"mean exit layer {figures['mean_exit_layer']:.2f}, {figures['in_tie_band']} within {TIE_BAND:g} of "
+        "a threshold"
+    ]
+    lines += [f"  {name}: {_path_text(path)}" for name, path in figures["paths"].items()]
     lines += [f"  {name}: left out, {why}" for name, why in figures["left_out"].items()]
     return "\n".join(lines)
 
@@ -312,5 +277,4 @@ def _path_text(path: dict[str, Any]) -> str:
             f"cosine mean {path['cosine_mean']:.4f}, lowest {path['cosine_lowest']:.4f}; "
             f"texts by layers later {path['layers_later']}"
         )
-    error = f"; error to the teacher {path['error']:.4f}" if "error" in path else ""
-    return f"{words}{error}; {path['seconds']:.0f} s"
+    return f"{words}; {path['seconds']:.0f} s"

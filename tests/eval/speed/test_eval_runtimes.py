@@ -30,7 +30,7 @@ def folder(make_tiny_model: MakeModel, tmp_path: Path) -> Path:
 
 
 def test_agrees_with_one_text_at_a_time(folder: Path) -> None:
-    reference = one_at_a_time(load_encoder(str(folder), device="cpu"), TEXTS, {})
+    reference = one_at_a_time(load_encoder(str(folder), device="cpu"), TEXTS)
     assert set(reference.encoding.exit_layers) == {1, 6}
     figures = compare(reference, load_runtime(str(folder))(TEXTS, {}, 5))
     assert figures["other_exit_layer"] == figures["other_embedding"] == 0

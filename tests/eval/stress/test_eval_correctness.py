@@ -29,7 +29,7 @@ def encoder(make_tiny_model: MakeModel, tmp_path: Path) -> Encoder:
 
 
 def test_reference_is_the_rule_applied_to_every_text(encoder: Encoder) -> None:
-    reference = one_at_a_time(encoder, TEXTS, {})
+    reference = one_at_a_time(encoder, TEXTS)
     paths, theta = encode_paths(encoder, TEXTS, batch_size=1), RULE["exit_threshold"]
     expected = np.append(paths.layers, encoder.depth)[paths.taken(theta)]
     assert reference.encoding.exit_layers.tolist() == expected.tolist()
@@ -38,13 +38,13 @@ def test_reference_is_the_rule_applied_to_every_text(encoder: Encoder) -> None:
     assert not reference.tied.any()
     # With the threshold next to a cosine of one text, that text and no other is in the band.
     encoder.model.config.exit_threshold = float(paths.cosines[4, 0]) + 5e-5
-    assert one_at_a_time(encoder, TEXTS, {}).tied.nonzero()[0].tolist() == [4]
+    assert one_at_a_time(encoder, TEXTS).tied.nonzero()[0].tolist() == [4]
 
 
 def test_ties_are_those_of_the_test_of_a_landing_model(make_tiny_model: MakeModel, tmp_path: Path) -> None:
     model = make_tiny_model(**LEAP_RULE)
     encoder = load_encoder(str(save_tiny(tmp_path / "leaping", model)), device="cpu")
-    reference = one_at_a_time(encoder, TEXTS, {})
+    reference = one_at_a_time(encoder, TEXTS)
     found = encode(encoder, TEXTS, batch_size=5)
     assert reference.encoding.exit_layers.tolist() == found.exit_layers.tolist()
     assert set(found.exit_layers) == {1, 6} and not reference.tied.any()
@@ -52,12 +52,12 @@ def test_ties_are_those_of_the_test_of_a_landing_model(make_tiny_model: MakeMode
         states = model(**encoder.tokenizer(TEXTS[4], return_tensors="pt"), output_layer_embeddings=True)
     now, before = states.layer_embeddings[0, 1], states.layer_embeddings[0, 0]
     encoder.model.config.exit_threshold = float(torch.cosine_similarity(now, before, dim=0)) - 5e-5
-    assert one_at_a_time(encoder, TEXTS, {}).tied.nonzero()[0].tolist() == [4]
+    assert one_at_a_time(encoder, TEXTS).tied.nonzero()[0].tolist() == [4]
 
 
 def test_batches_agree(encoder: Encoder) -> None:
-    reference = one_at_a_time(encoder, TEXTS, {})
-    found = correctness.in_company(encoder, TEXTS, {}, 5, None)
+    reference = one_at_a_time(encoder, TEXTS)
+    found = correctness.in_company(encoder, TEXTS, 5, None)
     figures = compare(reference, found)
     assert figures["other_exit_layer"] == figures["other_embedding"] == 0
     assert figures["largest_difference"] < 1e-5
@@ -88,19 +88,20 @@ def test_spread_of_other_weights() -> None:
 
 
 def test_a_wrong_path_is_found(encoder: Encoder) -> None:
-    def swapped(texts: list[str], rule: dict[str, Any]) -> Encoding:
-        found = encode(encoder, texts, **rule)
+    def swapped(texts: list[str]) -> Encoding:
+        found = encode(encoder, texts)
         return Encoding(found.embeddings[::-1], found.exit_layers)
 
     ways = {
         "swapped": Way(swapped),
-        "later": Way(lambda texts, rule: encode(encoder, texts, min_exit_layer=6, **rule)),
+        "later": Way(lambda texts: encode(encoder, texts, min_exit_layer=6)),
     }
-    paths = measure(encoder, TEXTS, {}, ways)["paths"]
+    paths = measure(encoder, TEXTS, ways)["paths"]
     assert paths["swapped"]["other_embedding"] == len(TEXTS)
     assert paths["later"]["other_exit_layer"] > 0
     # At full depth all leave last: then the second path is right, and the first one still wrong.
-    paths = measure(encoder, TEXTS, {"exit_threshold": None}, ways)["paths"]
+    encoder.model.config.exit_threshold = None
+    paths = measure(encoder, TEXTS, ways)["paths"]
     assert paths["swapped"]["other_embedding"] == len(TEXTS)
     assert paths["later"]["other_exit_layer"] == paths["later"]["other_embedding"] == 0
 
@@ -130,26 +131,17 @@ def test_command(
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
     output = tmp_path / "out.json"
     command = ["correctness", "--model", encoder.name, "--data", str(tmp_path / "texts.txt")]
-    command += ["--texts", "12", "--output", str(output), "--teacher", encoder.name, "--paths"]
+    command += ["--texts", "12", "--output", str(output), "--paths"]
     monkeypatch.setitem(correctness.PATHS, "missing", missing)
     assert main([*command, "missing"]) == 2
     assert "--paths: none of them can run here: onnx: pip install it" in capsys.readouterr().err
-    assert main([*command, "alone", "nowhere"]) == 2
-    assert "--paths: 'nowhere' is not one of alone, batches" in capsys.readouterr().err
+    assert main([*command, "batches", "nowhere"]) == 2
+    assert "--paths: 'nowhere' is not one of batches, onnx" in capsys.readouterr().err
     assert not output.exists()
-    assert main([*command, "alone", "--thetas", "2"]) == 2
-    assert "--exit_threshold" in capsys.readouterr().err
-    assert main([*command, "alone", "missing", "batches", "--thetas", "0.999"]) == 0
+    assert main([*command, "missing", "batches"]) == 0
     figures: dict[str, Any] = json.loads(output.read_text())["figures"]
-    assert set(figures["paths"]) == {"alone", "batches"}
+    assert set(figures["paths"]) == {"batches"}
     assert figures["left_out"] == {"missing": "onnx: pip install it"}
-    assert figures["paths"]["alone"]["largest_difference"] < 1e-6
-    (stricter,) = figures["further"]
-    assert stricter["exit_threshold"] == 0.999
-    # The teacher is the model itself at full depth: an error is of texts that leave before.
-    assert stricter["paths"]["alone"]["error"] == pytest.approx(0, abs=1e-6)
-    assert figures["paths"]["alone"]["error"] > 0.1
-    assert stricter["mean_exit_layer"] > figures["mean_exit_layer"]
-    assert set(stricter["paths"]) == {"alone", "batches"}
+    assert figures["paths"]["batches"]["largest_difference"] < 1e-5
     assert sum(figures["exit_histogram"]) == figures["texts"] == 12
     assert "missing: left out, onnx: pip install it" in capsys.readouterr().out
