@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from configuration_leap import LeapConfig
@@ -21,11 +20,10 @@ from leap.encode.exits import unit_vectors
 from leap.encode.landing import Leap
 from leap.folders import check_replaceable, write_folder
 from leap.runtime import forms
-from leap.runtime.bert import Bert, FloatArray, Precision
+from leap.runtime.bert import Bert, FloatArray, IntArray, Precision
 from leap.runtime.ranges import widest_units
 from leap.runtime.session import NEVER, SUFFIXES, WEIGHTS, file_name, open_session, rule_of, sha256
 
-IntArray = NDArray[np.int64]
 Depth = Literal["exit", "full", "leap"]
 DEPTHS: tuple[Depth, ...] = ("exit", "full", "leap")
 # Of embeddings of length 1, beside torch's: float32 in another order of sums, and the rounding of int8.
