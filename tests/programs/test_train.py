@@ -1,143 +1,22 @@
 """train_leap.py as users start it: tiny models, a real tokenizer."""
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModel, AutoTokenizer
+from training import TEXTS, Run, launched, rows, weights
+from transformers import AutoModel
 
 import train_leap
-from eval.stress.lives import forkserver, run_program
 from leap.distill.options import parse
 from leap.distill.recipes import PAPER
 from leap.distill.students import parse_layer_starts
-from modeling_leap import LeapModel
-
-Run = Callable[..., Path]
-TEXTS = [f"text number {i} is about " + " ".join(["water", "stone", "music"][: i % 4]) for i in range(48)]
-# Few texts a step: several steps an epoch. No copy of the teacher: what has no gradient but rounding, Adam
-# moves by a step either way.
-STEPS = ["--batch_size", "8", "--batch_tokens", "9999", "--student_layers", "2,1,3,4", "--log_steps", "1"]
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory, teacher_path: Path) -> Path:
-    """A folder with a tiny teacher, a wider one, texts and pairs."""
-    folder = tmp_path_factory.mktemp("train")
-    tokenizer = AutoTokenizer.from_pretrained(teacher_path)
-    for name, width in (("teacher", 32), ("wide", 48)):
-        torch.manual_seed(0)
-        config = LeapModel.config_class(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            intermediate_size=64,
-            max_position_embeddings=256,
-            initializer_range=0.3,  # at the usual 0.02 all embeddings are alike and gradients are rounding
-        )
-        LeapModel(config).save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    rows = [f"{a},{b},{score}" for a, b, score in zip(TEXTS[:4], TEXTS[4:8], [1, 2, 3, 4], strict=True)]
-    (folder / "sts.csv").write_text("\n".join(["sentence1,sentence2,score", *rows]) + "\n")
-    return folder
-
-
-def command(work: Path, output: str, *arguments: str) -> list[str]:
-    fixed = ["train_leap.py", "--teacher", str(work / "teacher"), "--data", str(work / "texts.jsonl")]
-    fixed += ["--cache_dir", str(work / "cache"), "--output_dir", str(work / output)]
-    return [*fixed, *STEPS, *arguments]
-
-
-@pytest.fixture
-def run(work: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A function that trains in this process and gives the folder."""
-
-    def train(output: str, *arguments: str) -> Path:
-        monkeypatch.setattr(sys, "argv", command(work, output, *arguments))
-        train_leap.main()
-        return work / output
-
-    return train
-
-
-def launched(work: Path, repo_root: Path, output: str, *arguments: str, processes: int = 1) -> Path:
-    """Train in processes of its own."""
-    # On CPUs accelerate launch starts several processes only through MPI, and just one where it has none.
-    starter = ["accelerate.commands.launch", "--cpu", "--num_processes", "1"]
-    if processes > 1:
-        starter = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", *starter, *command(work, output, *arguments)],
-        cwd=repo_root,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return work / output
-
-
-def train_as(rank: int, port: int, arguments: list[str], log: str) -> None:
-    """One of two processes, as `torchrun` starts it."""
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
-    os.environ.update(address, LOCAL_RANK=str(rank))
-    run_program("train_leap", arguments, log)
-
-
-def forked(work: Path, output: str, *arguments: str) -> Path:
-    """Train in two processes, forked from one that has loaded the libraries."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    _, *given = command(work, output, *arguments)
-    logs = [work / f"{output}-{rank}.log" for rank in range(2)]
-    processes = [
-        forkserver().Process(target=train_as, args=(rank, port, given, str(log)))
-        for rank, log in enumerate(logs)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=300)
-    assert [process.exitcode for process in processes] == [0, 0], [log.read_text() for log in logs]
-    return work / output
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model" / "model.safetensors")
-
-
-def rows(folder: Path) -> list[dict[str, float]]:
-    return json.loads((folder / "log.json").read_text())["log"]
 
 
 def without_speed(log: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if "per_second" not in key} for row in log]
-
-
-def assert_same_training(first: Path, second: Path) -> None:
-    """The same batches, and weights that differ by rounding."""
-    tensors = weights(second)
-    for name, tensor in weights(first).items():
-        if name.endswith("key.bias"):
-            continue  # softmax does not see it, so rounding is all its gradient
-        torch.testing.assert_close(
-            tensors[name], tensor, atol=2e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
-        )
-    tokens = [[row["tokens"] for row in rows(folder) if "tokens" in row] for folder in (first, second)]
-    assert tokens[0] == tokens[1]
 
 
 def test_a_run_from_the_command_line(work: Path, repo_root: Path) -> None:
@@ -232,47 +111,6 @@ def test_a_finished_run_is_neither_replaced_nor_taken_for_another(work: Path, ru
     (work / "other" / "model").mkdir(parents=True)
     with pytest.raises(SystemExit, match=r"--output_dir: .* holds a run already"):
         run("other")  # a folder model/ of something else would be replaced
-
-
-@pytest.fixture(scope="module")
-def halves(work: Path) -> list[str]:
-    """Evaluated at steps that are no multiple of --log_steps, which once made two processes wait for ever."""
-    arguments = ["--eval_data", str(work / "sts.csv"), "--eval_steps", "3", "--log_steps", "2"]
-    arguments += ["--full_depth_every", "1", "--gradient_accumulation_steps", "2"]
-    arguments += ["--recipe", "paper"]  # L_contrast gathers over processes
-    return [*arguments, "--batch_size", "4", "--checkpoint_minutes", "0"]
-
-
-@pytest.fixture(scope="module")
-def two(work: Path, halves: list[str]) -> Path:
-    """A run of two processes."""
-    return forked(work, "two", *halves)
-
-
-def test_two_processes_do_what_one_does(run: Run, halves: list[str], two: Path) -> None:
-    assert_same_training(run("one", *halves, "--batch_size", "8"), two)
-
-
-@pytest.mark.slow
-def test_two_processes_resume(work: Path, halves: list[str], two: Path) -> None:
-    """From a checkpoint at a step that is no multiple of what is logged or evaluated every so many steps."""
-    newest = max((two / "checkpoints").iterdir())
-    before = min((two / "checkpoints").iterdir())
-    assert int(before.name[-1]) == int(newest.name[-1]) - 1
-    shutil.copytree(before, work / "two-resumed" / "checkpoints" / before.name)
-    resumed = forked(work, "two-resumed", *halves, "--resume")
-    first, second = weights(two), weights(resumed)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    # What was summed for a report before the kill is not in the checkpoint: of that one row the means differ.
-    assert [row["step"] for row in rows(two)] == [row["step"] for row in rows(resumed)]
-
-
-@pytest.mark.slow
-def test_torchrun_does_what_forked_processes_do(
-    work: Path, repo_root: Path, halves: list[str], two: Path
-) -> None:
-    started = launched(work, repo_root, "torchrun", *halves, processes=2)
-    assert_same_training(started, two)
 
 
 def test_paper_recipe_float16_and_tracker(run: Run) -> None:
