@@ -22,6 +22,7 @@ COMMANDS = {
     "corpus_cost": ("speed", "cost of embedding a corpus, how it grows, and an estimate for 10^9 texts"),
     "fuzz": ("stress", "random calls of all kinds: the right vectors or one clear error"),
     "correctness": ("stress", "fast ways to run the model beside one text at a time, on real texts"),
+    "processors": ("stress", "the ONNX files on other processors, emulated ones for example"),
     "endurance": ("stress", "an hour from several threads: memory, the same vectors, steady speed"),
     "survival": ("stress", "training and corpus encoding killed, short of disk, with damaged files"),
     "ablation": ("studies", "variants of the recipe in short runs, over one seed or several"),
