@@ -1,21 +1,22 @@
 """Runs of train_leap.py for a study: each in its own folder, done once, resumable."""
 
+import importlib
 import json
-import os
+import multiprocessing
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from eval.frame import Options
+from eval.stress.lives import forkserver
 from leap.arguments import check_at_least, option
 from leap.encode.encoder import find_model
 from leap.errors import UsageError
 from leap.files import check_writable, write_json
 
-ROOT = Path(__file__).resolve().parents[2]
 DONE = "arguments.json"
 
 
@@ -81,22 +82,23 @@ def trained(folder: Path, arguments: Sequence[str]) -> Path:
                 f"--folder: {folder} holds a run of `{shlex.join(before)}`: give another folder, or remove it"
             )
         return model
-    command = [sys.executable, str(ROOT / "train_leap.py"), *arguments, "--output_dir", str(folder)]
-    command += ["--resume"]
-    status, said = _watched(command)
-    if status:
-        reason = (said.strip().splitlines() or ["no word of why"])[-1]
-        raise UsageError(f"--training: `{shlex.join(command[1:])}` ended with: {reason}")
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    line = [*arguments, "--output_dir", str(folder), "--resume"]
+    process = forkserver().Process(target=_train, args=(line, sender))
+    process.start()
+    process.join()
+    if process.exitcode:
+        reason = receiver.recv() if receiver.poll() else f"status {process.exitcode}, see above"
+        raise UsageError(f"--training: `train_leap.py {shlex.join(line)}` ended with: {reason}")
     write_json(done, {"arguments": list(arguments)})
     return model
 
 
-def _watched(command: list[str]) -> tuple[int, str]:
-    """Run it, passing its progress bar through; returns its exit status and the end of its error output."""
-    said = b""
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        while chunk := os.read(process.stderr.fileno(), 4096):
-            sys.stderr.buffer.write(chunk)
-            sys.stderr.flush()
-            said = (said + chunk)[-10_000:]
-    return process.returncode, said.decode(errors="replace")
+def _train(arguments: Sequence[str], sender: Connection) -> None:
+    """Entry point of a forked process: train; an error that the program reports is sent, too."""
+    sys.argv = ["train_leap.py", *arguments]
+    try:
+        importlib.import_module("train_leap").main()
+    except SystemExit as error:
+        sender.send(str(error))
+        raise

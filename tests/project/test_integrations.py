@@ -199,25 +199,62 @@ console.log(JSON.stringify((await embed({texts}, {{ pooling: "mean", normalize: 
 """
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "q8"])
-def test_transformers_js(repo_root: Path, folder: Path, tmp_path: Path, dtype: str) -> None:
+# As browsers run it: the same files on WebAssembly, in Node.
+WEB = """
+import * as ort from "onnxruntime-web";
+import {{ readFileSync }} from "node:fs";
+ort.env.wasm.numThreads = 1;
+const options = {{ executionProviders: ["wasm"], logSeverityLevel: 3 }};
+const session = await ort.InferenceSession.create(readFileSync({file!r}), options);
+const found = [];
+for (const ids of {ids}) {{
+  const tensor = (row) => new ort.Tensor("int64", BigInt64Array.from(row, BigInt), [1, row.length]);
+  const output = await session.run({{ input_ids: tensor(ids), attention_mask: tensor(ids.map(() => 1)) }});
+  found.push(Array.from(output.sentence_embedding.data));
+}}
+console.log(JSON.stringify(found));
+"""
+
+
+def run_in_node(script: str, tmp_path: Path) -> np.ndarray:
+    """The vectors that a script prints."""
     modules = Path(sys.prefix) / "node_modules"
     if not shutil.which("node") or not (modules / "@huggingface").is_dir():
         pytest.skip("no transformers.js: make test-integrations installs it where there is node")
     (tmp_path / "node_modules").symlink_to(modules)
-    (block,) = re.findall(r"^```js\n(.+?)^```", (repo_root / "docs" / "serving.md").read_text(), re.M | re.S)
-    block = "\n".join(line for line in block.splitlines() if not line.startswith("const vectors"))
-    block = block.replace(NAME, folder.name).replace('"fp32"', f'"{dtype}"')
-    script = SCRIPT.format(parent=f"{folder.parent}/", block=block, texts=json.dumps([DOCUMENT, QUERY]))
     (tmp_path / "run.mjs").write_text(script)
     environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
     done = subprocess.run(
         ["node", "run.mjs"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    found = np.array(json.loads(done.stdout.splitlines()[-1]), np.float32)
+    return np.array(json.loads(done.stdout.splitlines()[-1]), np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "q8"])
+def test_transformers_js(repo_root: Path, folder: Path, tmp_path: Path, dtype: str) -> None:
+    (block,) = re.findall(r"^```js\n(.+?)^```", (repo_root / "docs" / "serving.md").read_text(), re.M | re.S)
+    block = "\n".join(line for line in block.splitlines() if not line.startswith("const vectors"))
+    block = block.replace(NAME, folder.name).replace('"fp32"', f'"{dtype}"')
+    texts = json.dumps([DOCUMENT, QUERY])
+    found = run_in_node(SCRIPT.format(parent=f"{folder.parent}/", block=block, texts=texts), tmp_path)
     if dtype == "fp32":
         compare(found, folder)
     else:
-        expected = LeapEncoder.from_pretrained(folder, precision="int8").encode([DOCUMENT, QUERY])
-        assert_allclose(found, expected, atol=1e-2)
+        assert_allclose(found, in_int8(folder, 2), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model_quantized.onnx"])
+def test_onnxruntime_web(folder: Path, tmp_path: Path, name: str) -> None:
+    tokenizer = load_encoder(str(folder), device="cpu").tokenizer
+    ids = json.dumps([tokenizer(text, truncation=True)["input_ids"] for text in (DOCUMENT, QUERY)])
+    found = run_in_node(WEB.format(file=str(folder / "onnx" / name), ids=ids), tmp_path)
+    if name == "model.onnx":
+        compare(found, folder)
+    else:
+        assert_allclose(unit_vectors(found), in_int8(folder, 1), atol=1e-2)
+
+
+def in_int8(folder: Path, batch_size: int) -> np.ndarray:
+    """Of batches as the other program forms them, as int8 rounds the texts of a batch together."""
+    return LeapEncoder.from_pretrained(folder, precision="int8").encode([DOCUMENT, QUERY], batch_size)
