@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModel, AutoTokenizer, BatchEncoding
+from transformers.utils import HF_MODULES_CACHE
 from transformers.utils import logging as transformers_logging
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,6 +127,8 @@ def load(source: str) -> tuple[Any, Any]:
         ).eval()
     except Exception as error:  # of whichever library reads the broken file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if HF_MODULES_CACHE.startswith(str(getattr(error, "filename", None) or "nowhere")):
+            reason += ": set HF_MODULES_CACHE to a folder that can be written"
         raise ValueError(f"--model: cannot load {source!r}: {reason}") from error
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # made up where the files are missing
         raise ValueError(f"--model: {source!r} has no tokenizer: put tokenizer.json beside its weights")

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 import tiny_data
+from transformers import dynamic_module_utils
 
 from modeling_leap import LeapModel
 
@@ -87,6 +88,17 @@ def test_one_line_for_a_wrong_argument(
     assert complaint in printed.err
     assert printed.err.count("\n") == 1
     assert printed.out == ""
+
+
+def test_a_cache_of_code_that_cannot_be_written_is_named(
+    demo: ModuleType, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for module in (demo, dynamic_module_utils):
+        monkeypatch.setattr(module, "HF_MODULES_CACHE", "/dev/null/modules")
+    capsys.readouterr()
+    assert demo.main(["--model", model]) == 2
+    assert "set HF_MODULES_CACHE to a folder that can be written" in capsys.readouterr().err
 
 
 def test_default_texts_differ_in_length(demo: ModuleType) -> None:
