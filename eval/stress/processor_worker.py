@@ -6,6 +6,7 @@ python processor_worker.py FOLDER TEXTS.json VECTORS.npz
 import json
 import platform
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,11 @@ PRECISIONS = ("float32", "int8")
 
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
-    import onnxruntime
-
     from leap import LeapEncoder
 
     folder, texts, output = sys.argv[1:]
     texts = json.loads(Path(texts).read_text(encoding="utf-8"))
-    found = {"machine": np.array(platform.machine()), "onnxruntime": np.array(onnxruntime.__version__)}
+    found = {"machine": np.array(platform.machine()), "onnxruntime": np.array(version("onnxruntime"))}
     for precision in PRECISIONS:
         encoder = LeapEncoder.from_pretrained(folder, precision=precision, threads=1)
         rows = [encoder.encode(text, normalize_embeddings=False, return_exit_layers=True) for text in texts]

@@ -1,6 +1,6 @@
 """Do the ONNX files give the same vectors on other processors as on this one?
 
-python -m eval processors --model . --on 'Haswell=qemu-x86_64 -cpu Haswell python'
+python -m eval processors --model . --on "Haswell=qemu-x86_64 -cpu Haswell $(which python)"
 
 A processor is a command that runs Python, such as that of an emulator. The same mixed texts are encoded there
 and here, one at a time. Processors multiply int8 in different ways, some of which overflow 16 bits.
@@ -19,12 +19,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from eval.frame import OfModel
-from eval.quality.oracle import TOLERANCE
 from eval.quality.text_sets import data_folder, mixed_set
 from eval.report import Report
+from eval.stress.correctness import Reference, compare
 from eval.stress.processor_worker import PRECISIONS
 from leap.arguments import check_at_least, option
-from leap.encode.encoder import find_model
+from leap.encode.encoder import Encoding, find_model
 from leap.encode.exits import row_cosines
 from leap.errors import UsageError
 
@@ -106,16 +106,17 @@ def _encode(name: str, command: Sequence[str], model: str, texts: Path) -> Vecto
 
 
 def _compare(expected: Vectors, found: Vectors, precision: str) -> dict[str, Any]:
-    a, b = (vectors[f"{precision}_embeddings"] for vectors in (expected, found))
-    same = np.equal(*(vectors[f"{precision}_exit_layers"] for vectors in (expected, found)))
-    difference = np.abs(a - b).max(axis=1)
+    here, there = (
+        Encoding(vectors[f"{precision}_embeddings"], vectors[f"{precision}_exit_layers"])
+        for vectors in (expected, found)
+    )
+    counts = compare(Reference(here, tied=np.zeros(len(here.exit_layers), bool)), there)
+    same = here.exit_layers == there.exit_layers
     return {
         "machine": str(found["machine"]),
         "onnxruntime": str(found["onnxruntime"]),
-        "other_exit_layer": int((~same).sum()),
-        "other_embedding": int((same & ~(difference <= TOLERANCE)).sum()),
-        "largest_difference": float(difference[same].max(initial=0.0)),
-        "cosine_lowest": float(row_cosines(a, b)[same].min(initial=1.0)),
+        **{name: counts[name] for name in ("other_exit_layer", "other_embedding", "largest_difference")},
+        "cosine_lowest": float(row_cosines(here.embeddings, there.embeddings)[same].min(initial=1.0)),
     }
 
 

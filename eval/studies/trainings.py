@@ -14,7 +14,7 @@ from eval.frame import Options
 from eval.stress.lives import forkserver
 from leap.arguments import check_at_least, option
 from leap.encode.encoder import find_model
-from leap.errors import UsageError
+from leap.errors import UsageError, first_line
 from leap.files import check_writable, write_json
 
 DONE = "arguments.json"
@@ -95,10 +95,10 @@ def trained(folder: Path, arguments: Sequence[str]) -> Path:
 
 
 def _train(arguments: Sequence[str], sender: Connection) -> None:
-    """Entry point of a forked process: train; an error that the program reports is sent, too."""
+    """Entry point of a forked process: train; what ends it with an error is sent, too."""
     sys.argv = ["train_leap.py", *arguments]
     try:
         importlib.import_module("train_leap").main()
-    except SystemExit as error:
-        sender.send(str(error))
+    except (Exception, SystemExit) as error:
+        sender.send(first_line(error))
         raise

@@ -2,16 +2,14 @@
 
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_data import LEAP_RULE, PAIRS, save_tiny, write_data
+from tiny_data import PAIRS, write_data
 
 from eval.__main__ import main
 from eval.stress.processors import compare_processors
 from leap.errors import UsageError
-from modeling_leap import LeapModel
 
 TEXTS = [text for pair in PAIRS for text in pair[:2]]
 # Another Python in which every vector comes out a little longer, and the first text leaves elsewhere.
@@ -32,18 +30,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.fixture
-def folder(make_tiny_model: Callable[..., LeapModel], tmp_path: Path) -> Path:
-    """A tiny checkpoint with its ONNX files."""
-    export = pytest.importorskip("leap.runtime.export").export
-    folder = save_tiny(tmp_path / "tiny", make_tiny_model(**LEAP_RULE))
-    export(folder, folder / "onnx")
-    return folder
-
-
-def test_differences_are_counted(folder: Path) -> None:
+def test_differences_are_counted(exported: Path) -> None:
     commands = {"here": [sys.executable], "same": [sys.executable], "other": [sys.executable, "-c", OTHER]}
-    figures = compare_processors(str(folder), TEXTS, commands)
+    figures = compare_processors(str(exported), TEXTS, commands)
     assert figures["texts"] == len(TEXTS)
     for row in figures["processors"]:
         assert row["machine"]
@@ -60,14 +49,14 @@ def test_differences_are_counted(folder: Path) -> None:
         (["./nowhere"], "No such file"),
     ):
         with pytest.raises(UsageError, match=rf"^--on: x: .* ended with: .*{reason}"):
-            compare_processors(str(folder), TEXTS, {"x": command})
+            compare_processors(str(exported), TEXTS, {"x": command})
 
 
 def test_wrong_arguments(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LEAP_DATA", str(write_data(tmp_path / "data")))
     python = shlex.quote(sys.executable)
     for given in (["x"], ["x="], [f"x={python}", f"x={python}"], [f"here={python}"]):
-        assert main(["processors", "--model", str(folder), "--on", *given]) == 2
+        assert main(["processors", "--model", str(exported), "--on", *given]) == 2
         assert "--on: give each processor once, as NAME=COMMAND" in capsys.readouterr().err

@@ -134,7 +134,7 @@ def test_a_run_is_trained_once(folder: Path) -> None:
 
 def test_what_training_says_last_is_the_reason(tmp_path: Path) -> None:
     reason = r"train_leap.py: error: --max_tokens: must be at least 1, got 0\.0"
-    with pytest.raises(UsageError, match=rf"^--training: .* ended with: {reason}"):
+    with pytest.raises(UsageError, match=rf"^--training: .* ended with: {reason}$"):
         trained(tmp_path / "run", ["--max_tokens", "0"])
     assert not (tmp_path / "run" / trainings.DONE).exists()
 
