@@ -19,7 +19,7 @@ REQUIRED = {
     TEACHER_STS: f"python -m eval sts --model TEACHER --output results/{TEACHER_STS}.json",
 }
 # Of models that were trained or made for them alone: only a teacher in them is one that the card knows.
-OF_OTHER_MODELS = ("finetune-*", "survival", "torch-path-*")
+OF_OTHER_MODELS = ("finetune-*", "survival")
 RULE = ("exit_threshold", "min_exit_layer", "exit_patience", "landing_layer", "max_exit_layer")
 # Files that are measured at the exit rule of config.json -> where in their figures they state it.
 STATES_RULE = {
